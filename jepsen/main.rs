@@ -1,0 +1,3 @@
+//! Placeholder while the tree is laid out.
+
+fn main() {}

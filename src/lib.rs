@@ -1,0 +1,1 @@
+//! Placeholder while the tree is laid out.
