@@ -1,1 +1,12 @@
-//! Placeholder while the tree is laid out.
+//! The rules of oarlock's locks: a pure, deterministic machine.
+#![no_std]
+
+extern crate alloc;
+
+pub mod command;
+pub mod event;
+pub mod ids;
+pub mod limits;
+pub mod outcome;
+pub mod query;
+pub mod time;
