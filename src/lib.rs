@@ -1,1 +1,4 @@
-//! Placeholder while the tree is laid out.
+//! The server and command line of oarlock.
+
+pub mod raft;
+pub mod service;

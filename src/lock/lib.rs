@@ -7,6 +7,7 @@ pub mod command;
 pub mod event;
 pub mod ids;
 pub mod limits;
+pub mod machine;
 pub mod outcome;
 pub mod query;
 pub mod time;

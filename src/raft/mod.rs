@@ -1,0 +1,3 @@
+//! Replication and disk: the only place that names openraft and sled.
+
+pub mod types;

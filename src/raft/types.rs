@@ -1,0 +1,66 @@
+//! The types with which oarlock instantiates openraft: what the log carries, what applying it
+//! answers, and what the membership knows of a node.
+
+use std::fmt;
+
+use oarlock_core::command::Entry as CoreEntry;
+use oarlock_core::outcome::Outcome;
+use serde::{Deserialize, Serialize};
+
+openraft::declare_raft_types!(
+    /// openraft, as this project uses it.
+    pub TypeConfig:
+        D = Proposal,
+        R = Outcomes,
+        NodeId = u64,
+        Node = Member,
+);
+
+/// A node as the membership records it. Persisted in the log and in snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Member {
+    /// `host:port` of the peer listener.
+    pub peer_address: String,
+    /// `host:port` of the HTTP API, as clients should be told.
+    pub api_address: String,
+    /// Minted at birth. A node that answers under this id with another instance lost its disk and
+    /// must not vote.
+    pub instance_id: u128,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.peer_address)
+    }
+}
+
+/// The application part of a log entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal(pub CoreEntry);
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands", self.0.commands.len())
+    }
+}
+
+/// One outcome per command of the entry, in order; empty for blank and membership entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Outcomes(pub Vec<Outcome>);
+
+impl fmt::Display for Outcomes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} outcomes", self.0.len())
+    }
+}
+
+/// openraft's handle over our state machine.
+pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+/// A vote of this configuration.
+pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+/// An entry of the log.
+pub type LogEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
+/// Membership with the log id that set it.
+pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+/// What a snapshot says of itself.
+pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
