@@ -5,6 +5,7 @@ use std::fmt;
 
 use oarlock_core::command::Entry as CoreEntry;
 use oarlock_core::outcome::Outcome;
+use openraft::raft::responder::Responder;
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
@@ -14,6 +15,7 @@ openraft::declare_raft_types!(
         R = Outcomes,
         NodeId = u64,
         Node = Member,
+        Responder<T> = Callback<T> where T: openraft::OptionalSend + 'static,
 );
 
 /// A node as the membership records it. Persisted in the log and in snapshots.
@@ -64,3 +66,24 @@ pub type LogEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
 pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 /// What a snapshot says of itself.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+/// Identifies one leadership.
+pub type CommittedLeaderId = openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>;
+
+/// Hears the result of a write where it is applied, without another task in between.
+pub struct Callback<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Callback<T> {
+    /// `tell` runs inside apply: it must be short and must not block.
+    pub(crate) fn new(tell: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(tell))
+    }
+}
+
+impl<T: Send + 'static> Responder<TypeConfig, T> for Callback<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
+
+/// openraft over our state machine.
+pub type RaftHandle = openraft::Raft<TypeConfig, crate::raft::store::machine::StateMachine>;

@@ -1,0 +1,231 @@
+//! Turns many commands into few log entries.
+//!
+//! A command is stamped with lease time when it arrives and queued. Commands that arrive while
+//! entries are in flight share the next one; when nothing is in flight nothing waits. Stamps
+//! belong to one leadership: what is still queued when it ends is answered *not done* and dropped,
+//! never proposed under the next one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use oarlock_core::command::{Command, Entry, LEVEL};
+use oarlock_core::limits::COMMANDS_PER_ENTRY_MAX;
+use oarlock_core::outcome::Outcome;
+use oarlock_core::time::LeaseTime;
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::raft::clock::{self, LeaseClock};
+use crate::raft::types::{Callback, CommittedLeaderId, Outcomes, Proposal, RaftHandle, TypeConfig};
+use crate::service::replicator::ProposeError;
+
+/// Entries in flight at once. One would idle the disk while the followers' answers travel; more
+/// than two makes entries small, and each entry costs the same whatever it carries.
+const ENTRIES_IN_FLIGHT_MAX: usize = 2;
+
+/// Commands waiting for an entry. At 30,000 a second this is several seconds of backlog: what
+/// comes later is better refused than delayed past its deadline.
+const QUEUED_COMMANDS_MAX: usize = 100_000;
+
+type ReplySender = oneshot::Sender<Result<Outcome, ProposeError>>;
+
+struct Item {
+    at: LeaseTime,
+    command: Command,
+    reply: Option<ReplySender>,
+}
+
+struct Inbox {
+    clock: LeaseClock,
+    leader: Option<CommittedLeaderId>,
+    /// Whether the leadership's first command is applied, so that others may follow.
+    open: bool,
+    items: VecDeque<Item>,
+    in_flight: usize,
+}
+
+/// The queue in front of the log.
+pub(crate) struct Batcher {
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
+    observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
+}
+
+impl Batcher {
+    /// `counts_until` tells until when the leader's last quorum acknowledgement is good; `observe`
+    /// hears the commit latency and the number of commands of each entry.
+    pub(crate) fn new(
+        clock: LeaseClock,
+        counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
+        observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
+    ) -> Arc<Self> {
+        let inbox = Inbox { clock, leader: None, open: false, items: VecDeque::new(), in_flight: 0 };
+        Arc::new(Self { inbox: Mutex::new(inbox), wake: Notify::new(), counts_until, observe })
+    }
+
+    // The standard mutex: held for a few instructions and never across an await. Its data stays
+    // consistent at every point where a panic could poison it.
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a leadership: the clock starts at `base`, and `DetachAll` is proposed alone. Others
+    /// may follow once the returned receiver heard its outcome and [`Self::open`] was called: a
+    /// detach that came after a new waiter's attach would cut off somebody who is connected.
+    pub(crate) fn begin(
+        &self,
+        leader: CommittedLeaderId,
+        base: LeaseTime,
+    ) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
+        let (reply, heard) = oneshot::channel();
+        let mut inbox = self.inbox();
+        debug_assert!(inbox.items.is_empty(), "the former leadership was ended");
+        inbox.leader = Some(leader);
+        inbox.clock.start(base, clock::now());
+        inbox.items.push_back(Item { at: base, command: Command::DetachAll, reply: Some(reply) });
+        drop(inbox);
+        self.wake.notify_one();
+        heard
+    }
+
+    /// The first command of `leader` is applied: commands are taken from now on.
+    pub(crate) fn open(&self, leader: CommittedLeaderId) {
+        let mut inbox = self.inbox();
+        inbox.open = inbox.leader == Some(leader);
+    }
+
+    /// Ends a leadership: what waits for an entry is answered not done.
+    pub(crate) fn end(&self) {
+        let mut inbox = self.inbox();
+        inbox.leader = None;
+        inbox.open = false;
+        inbox.clock.stop();
+        let dropped = std::mem::take(&mut inbox.items);
+        drop(inbox);
+        for item in dropped {
+            if let Some(reply) = item.reply {
+                let _caller_may_be_gone = reply.send(Err(ProposeError::NotLeader(None)));
+            }
+        }
+    }
+
+    /// Lease time now, or `None` if this node does not stamp.
+    pub(crate) fn lease_now(&self) -> Option<LeaseTime> {
+        let until = (self.counts_until)();
+        self.inbox().clock.read(clock::now(), until)
+    }
+
+    /// Stamps and queues a command; `reply` hears its outcome.
+    pub(crate) fn submit(
+        &self,
+        command: Command,
+        reply: Option<ReplySender>,
+    ) -> Result<(), ProposeError> {
+        let until = (self.counts_until)();
+        let mut inbox = self.inbox();
+        let at = match inbox.clock.read(clock::now(), until) {
+            Some(at) if inbox.open => at,
+            Some(_) | None => return Err(ProposeError::NotLeader(None)),
+        };
+        if inbox.items.len() >= QUEUED_COMMANDS_MAX {
+            return Err(ProposeError::NotDone("too many commands wait for the log"));
+        }
+        inbox.items.push_back(Item { at, command, reply });
+        let idle = inbox.in_flight < ENTRIES_IN_FLIGHT_MAX;
+        drop(inbox);
+        if idle {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Writes entries until the Raft core is gone; the owner drops or aborts it at shutdown.
+    pub(crate) async fn run(self: Arc<Self>, raft: RaftHandle) {
+        loop {
+            let Some((leader, items)) = self.take() else {
+                self.wake.notified().await;
+                continue;
+            };
+            let (commands, replies): (Vec<_>, Vec<_>) =
+                items.into_iter().map(|item| ((item.at, item.command), item.reply)).unzip();
+            let entry = Entry { level: LEVEL, wall_ms: clock::wall_ms(), commands };
+            let flight = Flight { batcher: Arc::clone(&self), replies, since: clock::now() };
+            let callback = Callback::new(move |result| flight.land(result));
+            let request = raft.write(Proposal(entry)).with_leader(leader).responder(callback);
+            if request.await.is_err() {
+                // The callback was dropped with the request, so the callers know; no more entries
+                // can be written by this process.
+                return;
+            }
+        }
+    }
+
+    fn take(&self) -> Option<(CommittedLeaderId, VecDeque<Item>)> {
+        let mut inbox = self.inbox();
+        let leader = inbox.leader?;
+        if inbox.items.is_empty() || inbox.in_flight >= ENTRIES_IN_FLIGHT_MAX {
+            return None;
+        }
+        inbox.in_flight += 1;
+        let rest = inbox.items.len().min(COMMANDS_PER_ENTRY_MAX);
+        let later = inbox.items.split_off(rest);
+        Some((leader, std::mem::replace(&mut inbox.items, later)))
+    }
+}
+
+/// One entry on its way, and whom to tell. Dropped without a result it lets the callers learn
+/// that the outcome is unknown.
+struct Flight {
+    batcher: Arc<Batcher>,
+    replies: Vec<Option<ReplySender>>,
+    since: Instant,
+}
+
+impl Flight {
+    fn land(mut self, result: ClientWriteResult<TypeConfig>) {
+        let replies = std::mem::take(&mut self.replies);
+        match result {
+            Ok(response) => {
+                let Outcomes(outcomes) = response.data;
+                (self.batcher.observe)(clock::now() - self.since, outcomes.len());
+                assert_eq!(outcomes.len(), replies.len(), "one outcome per command");
+                for (outcome, reply) in outcomes.into_iter().zip(replies) {
+                    tell(reply, Ok(outcome));
+                }
+            }
+            Err(error) => {
+                let error = propose_error(&error);
+                replies.into_iter().for_each(|reply| tell(reply, Err(error.clone())));
+            }
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.batcher.inbox().in_flight -= 1;
+        self.batcher.wake.notify_one();
+    }
+}
+
+fn tell(reply: Option<ReplySender>, result: Result<Outcome, ProposeError>) {
+    if let Some(reply) = reply {
+        let _caller_may_be_gone = reply.send(result);
+    }
+}
+
+fn propose_error(error: &ClientWriteError<TypeConfig>) -> ProposeError {
+    match error {
+        // From the proposal itself: nothing was appended.
+        ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader(forward.leader_id),
+        ClientWriteError::ChangeMembershipError(_) => {
+            ProposeError::NotDone("the membership refused the proposal")
+        }
+        ClientWriteError::LogEntryDiscarded(_) => {
+            ProposeError::Unknown("the leader changed while the entry was in flight")
+        }
+    }
+}

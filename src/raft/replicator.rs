@@ -1,0 +1,331 @@
+//! Replication through Raft, as the service's port wants it.
+//!
+//! ```text
+//!  propose -> batcher -> openraft -> log + peers -> apply -> callback of the batcher -> outcome
+//!  leadership: openraft's metrics -> this file -> clock and batcher start -> `serving_here`
+//! ```
+//!
+//! A node serves as leader only after the first entry of its leadership (`DetachAll`) is applied:
+//! before that its lease clock has no base and stamps nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use oarlock_core::command::Command;
+use oarlock_core::machine::Machine;
+use oarlock_core::outcome::Outcome;
+use oarlock_core::time::LeaseTime;
+use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::raft::batcher::Batcher;
+use crate::raft::clock::{self, LeaseClock};
+use crate::raft::store::machine::MachineHandle;
+use crate::raft::transport::{Beacon, Peers};
+use crate::raft::types::{CommittedLeaderId, RaftHandle};
+use crate::service::replicator::{
+    Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError, Replicator,
+    Reply,
+};
+
+/// Pause before the first entry of a leadership is proposed again after a refusal.
+const BEGIN_RETRY: Duration = Duration::from_millis(20);
+
+/// What the replicator is made of; built by the node.
+pub struct Parts {
+    pub raft: RaftHandle,
+    pub machine: MachineHandle,
+    pub peers: Arc<Peers>,
+    pub cluster_id: u128,
+    pub node_id: NodeId,
+    pub heartbeat_interval: Duration,
+    pub election_timeout_min: Duration,
+    pub election_timeout_max: Duration,
+    /// Hears commit latency and commands per entry.
+    pub observe_commit: Box<dyn Fn(Duration, usize) + Send + Sync>,
+}
+
+/// The port's implementation over openraft.
+pub struct RaftReplicator {
+    raft: RaftHandle,
+    machine: MachineHandle,
+    peers: Arc<Peers>,
+    cluster_id: u128,
+    node_id: NodeId,
+    heartbeat_interval: Duration,
+    leader_lease: Duration,
+    batcher: Arc<Batcher>,
+    leadership: watch::Sender<Leadership>,
+    alone: Arc<AtomicBool>,
+    heard: Mutex<Option<(Beacon, Instant)>>,
+}
+
+impl RaftReplicator {
+    /// Puts the parts together; nothing runs before [`Self::run`].
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let leader_lease = parts.election_timeout_max;
+        let alone = Arc::new(AtomicBool::new(false));
+        let counts_until = {
+            let (raft, alone) = (parts.raft.clone(), Arc::clone(&alone));
+            let metrics = raft.data_metrics();
+            Box::new(move || {
+                if alone.load(Ordering::Acquire) {
+                    return clock::now() + leader_lease;
+                }
+                let acked = metrics.borrow_watched().last_quorum_acked;
+                acked.map_or_else(clock::now, |acked| *acked.into_inner() + leader_lease)
+            })
+        };
+        let lease_clock = LeaseClock::new(parts.election_timeout_min);
+        let batcher = Batcher::new(lease_clock, counts_until, parts.observe_commit);
+        Arc::new(Self {
+            raft: parts.raft,
+            machine: parts.machine,
+            peers: parts.peers,
+            cluster_id: parts.cluster_id,
+            node_id: parts.node_id,
+            heartbeat_interval: parts.heartbeat_interval,
+            leader_lease,
+            batcher,
+            leadership: watch::Sender::new(Leadership::default()),
+            alone,
+            heard: Mutex::new(None),
+        })
+    }
+
+    /// The handle of openraft, for the node's own duties.
+    pub fn raft(&self) -> &RaftHandle {
+        &self.raft
+    }
+
+    /// Remembers what the leader last said of its clock and quorum.
+    pub fn hear(&self, beacon: Beacon) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = Some((beacon, clock::now()));
+    }
+
+    /// Runs the batcher, follows leadership and sends beacons until the future is dropped.
+    pub async fn run(self: Arc<Self>) {
+        tokio::join!(
+            Arc::clone(&self.batcher).run(self.raft.clone()),
+            self.follow_leadership(),
+            self.beat(),
+        );
+    }
+
+    /// Every heartbeat interval: lets the lease clock count, and tells the followers its state.
+    async fn beat(&self) {
+        let mut ticks = tokio::time::interval(self.heartbeat_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Some(lease_time) = self.batcher.lease_now() {
+                let leadership = *self.leadership.borrow();
+                self.peers.broadcast_beacon(&Beacon {
+                    leader_id: self.node_id,
+                    term: leadership.term,
+                    quorum_age_ms: self.quorum_age().map(as_ms),
+                    lease_time,
+                });
+            }
+        }
+    }
+
+    async fn follow_leadership(&self) {
+        let mut metrics = self.raft.server_metrics();
+        let mut served: Option<CommittedLeaderId> = None;
+        loop {
+            let leads = self.raft.as_leader().ok().map(|leader| leader.to_committed_leader_id());
+            if served.is_some() && leads != served {
+                self.batcher.end();
+                served = None;
+            }
+            self.publish(served.is_some());
+            if let Some(leader) = leads
+                && served.is_none()
+            {
+                tokio::select! {
+                    () = self.begin(leader) => { served = Some(leader); continue; }
+                    changed = metrics.changed() => {
+                        self.batcher.end();
+                        if changed.is_err() { return; }
+                        continue;
+                    }
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the blank entry of this leadership, starts the clock from the machine, and gets
+    /// `DetachAll` applied. Dropped when the leadership changes.
+    async fn begin(&self, leader: CommittedLeaderId) {
+        let mut metrics = self.raft.data_metrics();
+        loop {
+            let applied = metrics.borrow_watched().last_applied;
+            if applied.is_some_and(|id| *id.committed_leader_id() == leader) {
+                break;
+            }
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        loop {
+            let base = self.machine.with(Machine::now);
+            if let Ok(Ok(_)) = self.batcher.begin(leader, base).await {
+                self.batcher.open(leader);
+                return;
+            }
+            self.batcher.end();
+            tokio::time::sleep(BEGIN_RETRY).await;
+        }
+    }
+
+    fn publish(&self, serving_here: bool) {
+        let metrics = self.raft.server_metrics();
+        let now = {
+            let metrics = metrics.borrow_watched();
+            let mut voters = metrics.membership_config.voter_ids();
+            let alone = voters.next() == Some(self.node_id) && voters.next().is_none();
+            self.alone.store(alone, Ordering::Release);
+            Leadership {
+                leader_id: metrics.current_leader,
+                term: metrics.vote.leader_id().term,
+                serving_here,
+            }
+        };
+        self.leadership.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+    }
+
+    /// Time since a majority acknowledged this leader; `None` on a follower.
+    fn quorum_age(&self) -> Option<Duration> {
+        if !self.leadership.borrow().serving_here {
+            return None;
+        }
+        if self.alone.load(Ordering::Acquire) {
+            return Some(Duration::ZERO);
+        }
+        let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked?;
+        Some(clock::now().saturating_duration_since(*acked.into_inner()))
+    }
+
+    fn heard_age(&self) -> Option<Duration> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let (beacon, at) = heard.as_ref()?;
+        let quorum_age = Duration::from_millis(beacon.quorum_age_ms?);
+        Some(quorum_age + clock::now().saturating_duration_since(*at))
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let server = self.raft.server_metrics();
+        let data = self.raft.data_metrics();
+        let (server, data) = (server.borrow_watched(), data.borrow_watched());
+        let last = data.last_log.as_ref().map_or(0, |id| id.index);
+        let voters: Vec<NodeId> = server.membership_config.voter_ids().collect();
+        let lag = |id: NodeId| {
+            if id == self.node_id {
+                return data.replication.as_ref().map(|_| 0);
+            }
+            let matched = data.replication.as_ref()?.get(&id)?.as_ref().map_or(0, |id| id.index);
+            Some(last.saturating_sub(matched))
+        };
+        let mut members: Vec<_> = server
+            .membership_config
+            .nodes()
+            .map(|(&id, member)| MemberStatus {
+                id,
+                api_address: member.api_address.clone(),
+                peer_address: member.peer_address.clone(),
+                voter: voters.contains(&id),
+                lag_entries: lag(id),
+            })
+            .collect();
+        members.sort_by_key(|member| member.id);
+        members
+    }
+}
+
+fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Replicator for RaftReplicator {
+    async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let (reply, heard) = oneshot::channel();
+        self.batcher.submit(command, Some(reply))?;
+        heard.await.unwrap_or(Err(ProposeError::Unknown("this node is stopping")))
+    }
+
+    fn propose_detached(&self, command: Command) {
+        // Not leading means that the next leader detaches everybody anyway.
+        let _not_leading = self.batcher.submit(command, None);
+    }
+
+    async fn read_barrier(&self) -> Result<(), ProposeError> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader(forward.leader_id.filter(|&id| id != self.node_id)))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ProposeError::NotLeader(None))
+            }
+            Err(RaftError::Fatal(_)) => Err(ProposeError::NotDone("this node is stopping")),
+        }
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn with_machine<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        self.machine.with(look)
+    }
+
+    fn lease_now(&self) -> LeaseTime {
+        self.batcher.lease_now().unwrap_or_else(|| self.machine.with(Machine::now))
+    }
+
+    async fn forward(&self, to: NodeId, call: Call) -> Result<Reply, ForwardError> {
+        self.peers.forward(to, call).await
+    }
+
+    fn status(&self) -> ClusterStatus {
+        let leadership = *self.leadership.borrow();
+        let members = self.members();
+        let data = self.raft.data_metrics();
+        let data = data.borrow_watched();
+        ClusterStatus {
+            cluster_id: Some(self.cluster_id),
+            node_id: self.node_id,
+            leader_id: leadership.leader_id,
+            term: leadership.term,
+            last_log_index: data.last_log.as_ref().map_or(0, |id| id.index),
+            applied_index: data.last_applied.as_ref().map_or(0, |id| id.index),
+            snapshot_index: data.snapshot.as_ref().map_or(0, |id| id.index),
+            members,
+            quorum_age: self.staleness(),
+        }
+    }
+
+    fn staleness(&self) -> Option<Duration> {
+        self.quorum_age().or_else(|| self.heard_age())
+    }
+}
+
+impl RaftReplicator {
+    /// How long an acknowledged leader may be trusted to lead; also what one outage may cost.
+    pub fn leader_lease(&self) -> Duration {
+        self.leader_lease
+    }
+}
