@@ -1,0 +1,372 @@
+//! The state machine as openraft sees it. No rule of locks lives here.
+//!
+//! ```text
+//!  apply: entry -> machine (in memory, under the lock) -> responder -> events to the sink
+//!                      └ changed rows, marked -> writer thread, at most one batch per interval
+//! ```
+//! An entry that this build cannot apply ends the process: skipping it would make this node differ
+//! from the others. What was half applied is never written to the view.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use oarlock_core::event::Event;
+use oarlock_core::machine::{Applied, Machine};
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::{oneshot, watch};
+
+use crate::raft::store::shelf::Shelf;
+use crate::raft::store::snapshot::{SnapshotFile, SnapshotSink};
+use crate::raft::store::view::{Changes, Position};
+use crate::raft::types::{LogEntry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Pause before a snapshot that found the disk full is tried again. Until it passes the log only
+/// grows, so the reserve must be released meanwhile.
+const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// Hears the events of each applied entry, in log order. Must not block.
+pub type EventSink = Arc<dyn Fn(&[Event]) + Send + Sync>;
+/// Ends the process; the text is logged before. Tests replace it.
+pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The [`Fatal`] of production. A supervisor restarts the node, which then recovers from its log.
+pub fn end_process() -> Fatal {
+    Arc::new(|_| std::process::exit(70))
+}
+
+/// What the writer thread is asked to do, in order.
+pub(crate) enum Job {
+    /// Write these changes, all that were not taken yet, then a snapshot of exactly that position.
+    Snapshot { changes: Changes, reply: oneshot::Sender<io::Result<SnapshotFile>> },
+    /// Replace view and machine by a snapshot.
+    Install { file: SnapshotFile, reply: oneshot::Sender<io::Result<()>> },
+}
+
+pub(crate) struct State {
+    pub(crate) machine: Machine,
+    pub(crate) position: Position,
+    /// Something was applied since the writer last took changes.
+    pub(crate) dirty: bool,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) stop: bool,
+    /// An apply failed half-way: nothing of it may reach the disk.
+    pub(crate) broken: bool,
+}
+
+impl State {
+    /// What changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        self.dirty = false;
+        Changes { rows: self.machine.take_changes(), position: self.position.clone() }
+    }
+}
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Wakes the writer.
+    pub(crate) wake: Condvar,
+    applied: watch::Sender<Option<LogId>>,
+    sink: OnceLock<EventSink>,
+    fatal: Fatal,
+    pub(crate) shelf: Shelf,
+    rebuilt: bool,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        (machine, position): (Machine, Position),
+        shelf: Shelf,
+        fatal: Fatal,
+        rebuilt: bool,
+    ) -> Arc<Self> {
+        let applied = watch::Sender::new(position.last_applied);
+        let jobs = VecDeque::new();
+        let state = State { machine, position, dirty: false, jobs, stop: false, broken: false };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            applied,
+            sink: OnceLock::new(),
+            fatal,
+            shelf,
+            rebuilt,
+            writer: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_writer(&self, thread: JoinHandle<()>) {
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Tells the progress of apply.
+    pub(crate) fn tell_applied(&self, last_applied: Option<LogId>) {
+        self.applied.send_replace(last_applied);
+    }
+
+    /// Logs and ends the process; returns only in tests.
+    pub(crate) fn fail(&self, why: &str) -> io::Error {
+        tracing::error!("this node stops: {why}");
+        (self.fatal)(why);
+        io::Error::other(why.to_owned())
+    }
+
+    fn apply(&self, entry: &LogEntry) -> io::Result<Applied> {
+        let mut state = self.lock();
+        match apply_to(&mut state, entry) {
+            Ok(applied) => {
+                if !state.dirty {
+                    state.dirty = true;
+                    self.wake.notify_all();
+                }
+                Ok(applied)
+            }
+            Err(why) => {
+                state.broken = true;
+                drop(state);
+                Err(self.fail(&why))
+            }
+        }
+    }
+
+    /// Fixes what the snapshot holds at this very moment; the writer builds it.
+    fn cut(&self) -> oneshot::Receiver<io::Result<SnapshotFile>> {
+        let (reply, heard) = oneshot::channel();
+        let mut state = self.lock();
+        // A stopped or broken machine answers nothing: the dropped sender says so.
+        if !state.stop && !state.broken {
+            let changes = state.take_changes();
+            state.jobs.push_back(Job::Snapshot { changes, reply });
+            self.wake.notify_all();
+        }
+        heard
+    }
+
+    fn install(&self, file: SnapshotFile) -> oneshot::Receiver<io::Result<()>> {
+        let (reply, heard) = oneshot::channel();
+        let mut state = self.lock();
+        if !state.stop && !state.broken {
+            state.jobs.push_back(Job::Install { file, reply });
+            self.wake.notify_all();
+        }
+        heard
+    }
+
+    fn stop(&self) {
+        self.lock().stop = true;
+        self.wake.notify_all();
+    }
+}
+
+/// Applies one entry to the state; the error says what to do.
+fn apply_to(state: &mut State, entry: &LogEntry) -> Result<Applied, String> {
+    let log_id = entry.log_id;
+    if state.broken {
+        return Err("an earlier entry could not be applied".to_owned());
+    }
+    if state.position.last_applied.is_some_and(|last| log_id.index <= last.index) {
+        let last = state.position.last_applied;
+        return Err(format!("entry {log_id} came after {last:?} was applied; please report this"));
+    }
+    let mut applied = Applied { outcomes: Vec::new(), events: Vec::new() };
+    match &entry.payload {
+        EntryPayload::Blank => {}
+        EntryPayload::Membership(membership) => {
+            state.position.membership = StoredMembership::new(Some(log_id), membership.clone());
+        }
+        EntryPayload::Normal(proposal) => {
+            let apply = || state.machine.apply(&proposal.0);
+            applied = match catch_unwind(AssertUnwindSafe(apply)) {
+                Ok(Ok(applied)) => applied,
+                Ok(Err(unknown)) => return Err(format!("entry {log_id}: {unknown}")),
+                Err(_) => {
+                    return Err(format!(
+                        "applying entry {log_id} panicked; upgrade this node, and please report \
+                         the panic above with its entry"
+                    ));
+                }
+            };
+        }
+    }
+    state.position.last_applied = Some(log_id);
+    Ok(applied)
+}
+
+/// A handle for everybody who looks at the machine.
+#[derive(Clone)]
+pub struct MachineHandle {
+    shared: Arc<Shared>,
+}
+
+impl MachineHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Looks at the machine. The closure must be short: apply waits for it.
+    pub fn with<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&self.shared.lock().machine)
+    }
+
+    /// The machine and the position it stands at.
+    pub fn with_position<T>(&self, look: impl FnOnce(&Machine, &Position) -> T) -> T {
+        let state = self.shared.lock();
+        look(&state.machine, &state.position)
+    }
+
+    /// The newest applied entry; changes after its responder and the event sink were called.
+    pub fn applied(&self) -> watch::Receiver<Option<LogId>> {
+        self.shared.applied.subscribe()
+    }
+
+    /// Names who hears events; once, before Raft starts. False if it was set before.
+    pub fn set_sink(&self, sink: EventSink) -> bool {
+        self.shared.sink.set(sink).is_ok()
+    }
+
+    /// Whether the view on disk was lost or refused at this start and built anew.
+    pub fn was_rebuilt(&self) -> bool {
+        self.shared.rebuilt
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Option<SnapshotFile> {
+        self.shared.shelf.current()
+    }
+
+    /// Begins to receive a snapshot from a peer.
+    pub fn receive_snapshot(&self) -> io::Result<SnapshotSink> {
+        self.shared.shelf.receive()
+    }
+
+    /// Writes what is left to the view, durably, and closes it; blocks. Call it after Raft is shut
+    /// down. Not needed for safety: the view is rebuilt or caught up from the log.
+    pub fn close(&self) {
+        self.shared.stop();
+        let thread = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the view's writer panicked; the view is checked at the next start");
+        }
+    }
+}
+
+/// The state machine that openraft owns. Dropping it lets the writer finish and stop.
+pub struct StateMachine {
+    shared: Arc<Shared>,
+}
+
+impl StateMachine {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// Waits for one snapshot of the position at which it was made.
+pub struct SnapshotBuilder {
+    shared: Arc<Shared>,
+    reply: oneshot::Receiver<io::Result<SnapshotFile>>,
+}
+
+fn stopping() -> io::Error {
+    io::Error::other("the state machine is stopping")
+}
+
+fn as_snapshot(file: SnapshotFile) -> SnapshotOf {
+    Snapshot { meta: file.meta().clone(), snapshot: file }
+}
+
+type SnapshotOf = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf, io::Error> {
+        loop {
+            match (&mut self.reply).await.map_err(|_| stopping())? {
+                // An error here would end Raft; a full disk must not.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::error!(%error, "no room for a snapshot; trying again");
+                    tokio::time::sleep(FULL_DISK_RETRY).await;
+                    self.reply = self.shared.cut();
+                }
+                result => return result.map(as_snapshot),
+            }
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let state = self.shared.lock();
+        Ok((state.position.last_applied, state.position.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let applied = self.shared.apply(&entry)?;
+            if let Some(responder) = responder {
+                responder.send(Outcomes(applied.outcomes));
+            }
+            if let Some(sink) = self.shared.sink.get()
+                && !applied.events.is_empty()
+            {
+                sink(&applied.events);
+            }
+            self.shared.tell_applied(Some(entry.log_id));
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { shared: Arc::clone(&self.shared), reply: self.shared.cut() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        if meta != snapshot.meta() {
+            return Err(io::Error::other("the snapshot is not the one that was announced"));
+        }
+        loop {
+            let done = self.shared.install(snapshot.clone()).await.map_err(|_| stopping())?;
+            match done {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::error!(%error, "no room to install a snapshot; trying again");
+                    tokio::time::sleep(FULL_DISK_RETRY).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
+        Ok(self.shared.shelf.current().map(as_snapshot))
+    }
+}
