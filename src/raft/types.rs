@@ -9,10 +9,10 @@ use openraft::raft::responder::Responder;
 use serde::{Deserialize, Serialize};
 
 /// openraft, as this project uses it.
-#[derive(Debug, Clone, Copy, Default, Eq, PartialEq, Ord, PartialOrd)]
-pub struct TypeConfig {}
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeConfig;
 
-// Written out because openraft's macro cannot set a generic responder.
+// Written out because the macro has no room for a responder of our own.
 impl openraft::RaftTypeConfig for TypeConfig {
     type D = Proposal;
     type R = Outcomes;
@@ -24,6 +24,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
     type Payload = openraft::EntryPayload<Proposal, u64, Member>;
     type Entry =
         openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type AsyncRuntime = openraft::impls::TokioRuntime;
     type Responder<T>
         = Callback<T>
     where
@@ -32,7 +33,6 @@ impl openraft::RaftTypeConfig for TypeConfig {
         = openraft::impls::InlineBatch<T>
     where
         T: openraft::OptionalSend + 'static;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 

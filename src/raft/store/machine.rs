@@ -1,7 +1,7 @@
 //! The state machine as openraft sees it. No rule of locks lives here.
 //!
 //! ```text
-//!  apply: entry -> machine (in memory, under the lock) -> responder -> events to the sink
+//!  apply: entry -> machine (in memory, under the lock) -> events to the sink -> responder
 //!                      └ changed rows, marked -> writer thread, at most one batch per interval
 //! ```
 //! An entry that this build cannot apply ends the process: skipping it would make this node differ
@@ -17,12 +17,14 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use oarlock_core::event::Event;
 use oarlock_core::machine::{Applied, Machine};
+use oarlock_core::outcome::Outcome;
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{oneshot, watch};
 
-use crate::raft::store::shelf::Shelf;
-use crate::raft::store::snapshot::{SnapshotFile, SnapshotSink};
+use crate::raft::store::log::Fatal;
+use crate::raft::store::snapshot::SnapshotFile;
+use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::view::{Changes, Position};
 use crate::raft::types::{LogEntry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -30,15 +32,8 @@ use crate::raft::types::{LogEntry, LogId, Outcomes, SnapshotMeta, StoredMembersh
 /// grows, so the reserve must be released meanwhile.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
 
-/// Hears the events of each applied entry, in log order. Must not block.
-pub type EventSink = Arc<dyn Fn(&[Event]) + Send + Sync>;
-/// Ends the process; the text is logged before. Tests replace it.
-pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// The [`Fatal`] of production. A supervisor restarts the node, which then recovers from its log.
-pub fn end_process() -> Fatal {
-    Arc::new(|_| std::process::exit(70))
-}
+/// Hears events and outcomes of each applied entry, in log order, on every node. Must not block.
+pub type EventSink = Box<dyn Fn(&[Event], &[Outcome]) + Send + Sync>;
 
 /// What the writer thread is asked to do, in order.
 pub(crate) enum Job {
@@ -74,7 +69,7 @@ pub(crate) struct Shared {
     applied: watch::Sender<Option<LogId>>,
     sink: OnceLock<EventSink>,
     fatal: Fatal,
-    pub(crate) shelf: Shelf,
+    pub(crate) snapshots: Arc<Snapshots>,
     rebuilt: bool,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -82,7 +77,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         (machine, position): (Machine, Position),
-        shelf: Shelf,
+        snapshots: Arc<Snapshots>,
         fatal: Fatal,
         rebuilt: bool,
     ) -> Arc<Self> {
@@ -95,7 +90,7 @@ impl Shared {
             applied,
             sink: OnceLock::new(),
             fatal,
-            shelf,
+            snapshots,
             rebuilt,
             writer: Mutex::new(None),
         })
@@ -229,9 +224,9 @@ impl MachineHandle {
         self.shared.applied.subscribe()
     }
 
-    /// Names who hears events; once, before Raft starts. False if it was set before.
-    pub fn set_sink(&self, sink: EventSink) -> bool {
-        self.shared.sink.set(sink).is_ok()
+    /// Says who hears events; once, before Raft runs.
+    pub fn on_events(&self, sink: EventSink) {
+        let _only_once = self.shared.sink.set(sink);
     }
 
     /// Whether the view on disk was lost or refused at this start and built anew.
@@ -239,14 +234,9 @@ impl MachineHandle {
         self.shared.rebuilt
     }
 
-    /// The newest snapshot.
-    pub fn snapshot(&self) -> Option<SnapshotFile> {
-        self.shared.shelf.current()
-    }
-
-    /// Begins to receive a snapshot from a peer.
-    pub fn receive_snapshot(&self) -> io::Result<SnapshotSink> {
-        self.shared.shelf.receive()
+    /// The snapshots of this node, to receive one and to see the newest.
+    pub fn snapshots(&self) -> Arc<Snapshots> {
+        Arc::clone(&self.shared.snapshots)
     }
 
     /// Writes what is left to the view, durably, and closes it; blocks. Call it after Raft is shut
@@ -329,13 +319,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let applied = self.shared.apply(&entry)?;
+            if let Some(sink) = self.shared.sink.get()
+                && !applied.outcomes.is_empty()
+            {
+                sink(&applied.events, &applied.outcomes);
+            }
             if let Some(responder) = responder {
                 responder.send(Outcomes(applied.outcomes));
-            }
-            if let Some(sink) = self.shared.sink.get()
-                && !applied.events.is_empty()
-            {
-                sink(&applied.events);
             }
             self.shared.tell_applied(Some(entry.log_id));
         }
@@ -367,6 +357,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
-        Ok(self.shared.shelf.current().map(as_snapshot))
+        Ok(self.shared.snapshots.current().map(as_snapshot))
     }
 }

@@ -6,7 +6,7 @@
 //! Each part is a frame of the codec; its checksum seeds the next one, so parts cannot be swapped
 //! or dropped, and the trailer's checksum stands for the whole file. A file is verified from the
 //! first byte to the last before anything believes it. It gets its final name only when it is
-//! durable; the directory of them is `shelf`.
+//! durable; the directory of them is `snapshots`.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -205,8 +205,7 @@ impl SnapshotFile {
     }
 
     /// Bytes of the file.
-    #[expect(clippy::len_without_is_empty, reason = "a snapshot is never empty")]
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.0.len
     }
 
@@ -220,12 +219,9 @@ impl SnapshotFile {
         self.0.row_sum
     }
 
-    /// Up to `len` bytes at `offset`, fewer only at the end. Blocks for a disk read.
-    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let left = usize::try_from(self.0.len.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; len.min(left)];
-        self.0.file.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
+    /// Fills the buffer from `offset`, for sending; blocks for a disk read.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.file.read_exact_at(buffer, offset)
     }
 
     /// The rows, decoded, in the order of the file; checked once more on the way.
@@ -351,30 +347,27 @@ fn read_frame(file: &File, len: u64, offset: u64, seed: u32) -> io::Result<(u8, 
 }
 
 /// Receives a snapshot from a peer, piece by piece; dropped unfinished, the file goes.
-pub struct SnapshotSink {
+pub struct Incoming {
     file: File,
     path: Removable,
     cluster_id: u128,
     written: u64,
 }
 
-impl SnapshotSink {
+impl Incoming {
     pub(crate) fn create(path: PathBuf, cluster_id: u128) -> io::Result<Self> {
         let (file, path) = create_temporary(path)?;
         Ok(Self { file, path, cluster_id, written: 0 })
     }
 
     /// Bytes received so far; where the next piece belongs.
-    pub fn written(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.written
     }
 
-    /// Appends a piece. A piece that belongs elsewhere is refused. Blocks for a disk write.
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if offset != self.written {
-            return Err(bad(format!("a piece for {offset} came at {}", self.written)));
-        }
-        self.file.write_all_at(bytes, offset)?;
+    /// Appends the next piece. Blocks for a disk write.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.written)?;
         self.written += bytes.len() as u64;
         Ok(())
     }

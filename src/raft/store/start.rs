@@ -7,14 +7,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oarlock_core::machine::Machine;
 
 use crate::raft::store::home::Home;
-use crate::raft::store::machine::{Fatal, MachineHandle, Shared, StateMachine};
-use crate::raft::store::shelf::Shelf;
+use crate::raft::store::log::Fatal;
+use crate::raft::store::machine::{MachineHandle, Shared, StateMachine};
 use crate::raft::store::snapshot::SnapshotFile;
+use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::view::{Position, View, ViewError, ViewOptions};
 use crate::raft::store::writer::{self, Writer};
 use crate::raft::types::LogId;
@@ -48,7 +50,7 @@ impl Options {
 /// What the recovered log says, asked before Raft starts.
 pub struct LogFacts<'a> {
     /// Whether exactly this entry is in the fsynced log.
-    pub has: &'a dyn Fn(LogId) -> bool,
+    pub has: &'a dyn Fn(LogId) -> io::Result<bool>,
     /// The newest entry that was purged.
     pub last_purged: Option<LogId>,
 }
@@ -59,11 +61,12 @@ pub fn open(
     log: &LogFacts<'_>,
     fatal: Fatal,
 ) -> io::Result<(StateMachine, MachineHandle)> {
-    let shelf = Shelf::open(&options.dir.join("snapshots"), options.cluster_id, log.last_purged)?;
-    let home = Home::open(&options.dir)?;
+    let snapshots =
+        Snapshots::open(&options.dir.join("snapshots"), options.cluster_id, log.last_purged)?;
+    let home = Home::open(&options.dir.join("state"))?;
     let view_options =
         ViewOptions { cluster_id: options.cluster_id, cache_bytes: options.cache_bytes };
-    let snapshot = shelf.current();
+    let snapshot = snapshots.current();
     let trusted = match home.current()? {
         Some(path) => match trust(&path, view_options, snapshot.as_ref(), log) {
             Ok(loaded) => Some(loaded),
@@ -82,7 +85,7 @@ pub fn open(
     if rebuilt {
         tracing::warn!(from = ?position.last_applied, "the view was lost or refused; rebuilt");
     }
-    let shared = Shared::new((machine, position), shelf, fatal, rebuilt);
+    let shared = Shared::new((machine, position), Arc::new(snapshots), fatal, rebuilt);
     let writer = Writer {
         shared: shared.clone(),
         view: Some(view),
@@ -106,7 +109,7 @@ fn trust(
     let known = match at {
         // Entries up to the purged one were committed, and the log goes on from it.
         Some(id) => {
-            (log.has)(id)
+            (log.has)(id)?
                 || at == log.last_purged
                 || snapshot.is_some_and(|file| file.meta().last_log_id == at)
         }

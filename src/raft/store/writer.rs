@@ -215,7 +215,7 @@ impl Writer {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "there is no view"));
         };
         let position = view.position().clone();
-        let current = self.shared.shelf.current();
+        let current = self.shared.snapshots.current();
         if let Some(current) = current
             && position.last_applied.is_some()
             && current.meta().last_log_id == position.last_applied
@@ -227,7 +227,7 @@ impl Writer {
             last_log_id: position.last_applied,
             last_membership: position.membership.clone(),
         };
-        let mut file = self.shared.shelf.begin(meta, view.row_count())?;
+        let mut file = self.shared.snapshots.begin(meta, view.row_count())?;
         let mut gathered = Gathered::default();
         let mut gathered_at = begun;
         let walked = view.for_each_row(|key, value| {
@@ -244,8 +244,8 @@ impl Writer {
             self.write(&Changes { rows, position });
         }
         let file = done?;
-        self.shared.shelf.put(&file)?;
-        let (rows, bytes) = (file.row_count(), file.len());
+        self.shared.snapshots.put(&file)?;
+        let (rows, bytes) = (file.row_count(), file.bytes());
         let took_ms = begun.elapsed().as_millis();
         tracing::info!(position = ?position.last_applied, rows, bytes, took_ms, "snapshot written");
         Ok(file)
@@ -268,7 +268,7 @@ impl Writer {
     /// Puts a snapshot in the place of everything: first a complete new view, then the pointer to
     /// it, then the machine.
     fn install(&mut self, file: &SnapshotFile) -> io::Result<()> {
-        self.shared.shelf.put(file)?;
+        self.shared.snapshots.put(file)?;
         let (machine, position) = load(file)?;
         let path = self.home.fresh()?;
         let view = match build_from(&path, self.options, file) {

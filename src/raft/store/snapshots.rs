@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::raft::store::snapshot::{Header, SnapshotFile, SnapshotSink, SnapshotWriter};
+use crate::raft::store::snapshot::{Header, Incoming, SnapshotFile, SnapshotWriter};
 use crate::raft::types::{LogId, SnapshotMeta};
 
 /// Good snapshots kept: the newest, and the one before should the newest turn out damaged.
@@ -22,14 +22,14 @@ const KEPT: usize = 2;
 const BAD_KEPT: usize = 2;
 
 /// The snapshots of one node.
-pub struct Shelf {
+pub struct Snapshots {
     dir: PathBuf,
     cluster_id: u128,
     current: Mutex<Option<SnapshotFile>>,
     temporaries: AtomicU64,
 }
 
-impl Shelf {
+impl Snapshots {
     /// Verifies what is there. The newest good snapshot counts, if the log goes on from it.
     ///
     /// `last_purged` is the newest entry that the log no longer has: an older snapshot leaves a
@@ -37,12 +37,12 @@ impl Shelf {
     pub fn open(dir: &Path, cluster_id: u128, last_purged: Option<LogId>) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let temporaries = AtomicU64::new(0);
-        let shelf =
+        let snapshots =
             Self { dir: dir.to_owned(), cluster_id, current: Mutex::new(None), temporaries };
-        for name in shelf.names(".tmp")? {
+        for name in snapshots.names(".tmp")? {
             std::fs::remove_file(dir.join(name))?;
         }
-        for name in shelf.names(".osnap")? {
+        for name in snapshots.names(".osnap")? {
             let path = dir.join(&name);
             let file = match SnapshotFile::open(&path, cluster_id) {
                 Ok(file) => file,
@@ -55,16 +55,16 @@ impl Shelf {
             if file.meta().last_log_id < last_purged {
                 tracing::error!(name, ?last_purged, "the log does not go on from this snapshot");
             } else {
-                shelf.set_current(file);
+                snapshots.set_current(file);
             }
             break;
         }
-        for name in shelf.names(".bad")?.iter().skip(BAD_KEPT) {
+        for name in snapshots.names(".bad")?.iter().skip(BAD_KEPT) {
             tracing::warn!(name, "removing an old damaged snapshot");
             std::fs::remove_file(dir.join(name))?;
         }
-        shelf.sync()?;
-        Ok(shelf)
+        snapshots.sync()?;
+        Ok(snapshots)
     }
 
     /// The newest snapshot from which the log goes on.
@@ -73,8 +73,8 @@ impl Shelf {
     }
 
     /// Begins to receive one.
-    pub fn receive(&self) -> io::Result<SnapshotSink> {
-        SnapshotSink::create(self.temporary("receiving"), self.cluster_id)
+    pub fn receive(&self) -> io::Result<Incoming> {
+        Incoming::create(self.temporary("receiving"), self.cluster_id)
     }
 
     /// Begins to write one.
