@@ -7,6 +7,8 @@
 //! ```
 
 pub mod codec;
+#[cfg(test)]
+mod conformance;
 pub mod files;
 mod home;
 pub mod identity;

@@ -21,7 +21,7 @@ use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::start::{self, LogFacts, Options};
 use crate::raft::store::view::{Changes, Position, View, ViewOptions};
-use crate::raft::types::{CommittedLeaderId, LogEntry, LogId, Proposal, TypeConfig};
+use crate::raft::types::{CommittedLeaderId, LogEntry, LogId, Proposal, SnapshotMeta};
 
 const CLUSTER: u128 = 11 << 77;
 
@@ -443,10 +443,14 @@ async fn a_view_that_turns_out_damaged_does_not_reach_a_snapshot() {
     let rows = image(&model(50)).into_iter().map(Ok);
     let view = View::build(&path, options, rows, &Position::default()).expect("build");
     let snapshots = Snapshots::open(&dir.path().join("snapshots"), CLUSTER, None).expect("open");
-    let mut file = snapshots.begin(Default::default(), view.row_count()).expect("begin");
+    let mut file = snapshots.begin(SnapshotMeta::default(), view.row_count()).expect("begin");
     let mut skipped = false;
     view.for_each_row(|key, value| {
-        if std::mem::replace(&mut skipped, true) { file.push(key, value).map(|_| ()) } else { Ok(()) }
+        if std::mem::replace(&mut skipped, true) {
+            file.push(key, value).map(|_| ())
+        } else {
+            Ok(())
+        }
     })
     .expect("rows");
     assert!(file.finish(view.row_sum()).is_err(), "a row is missing");
@@ -502,45 +506,5 @@ fn a_row_key_and_its_bytes_are_one_to_one() {
         let bytes = codec::encode(&key);
         assert_eq!(codec::decode::<RowKey>(&bytes), Ok(key));
         assert_eq!(codec::decode::<Row>(&codec::encode(&row)), Ok(row));
-    }
-}
-
-mod conformance {
-    //! openraft's own suite over the real log and the real state machine.
-
-    use openraft::StorageError;
-    use openraft::testing::log::{StoreBuilder, Suite};
-
-    use super::{Arc, LogFacts, Options, StateMachine, TypeConfig, directory, start};
-    use crate::raft::store::files::Disk;
-    use crate::raft::store::log::{LogOptions, LogStore};
-
-    struct Builder;
-
-    impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
-        async fn build(
-            &self,
-        ) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
-            let dir = directory();
-            let files = Arc::new(Disk::open(&dir.path().join("log")).expect("directory"));
-            let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
-            let fatal = Arc::new(|why: &str| panic!("{why}"));
-            let log = LogStore::open(files, options, Box::new(|_, _| {}), fatal).expect("log");
-            let facts = LogFacts { has: &|id| log.has(id), last_purged: log.bounds().1 };
-            let options = Options::new(dir.path().to_owned(), 1);
-            let opened = start::open(&options, &facts, Arc::new(|why| panic!("{why}")));
-            let (machine, _handle) = opened.expect("state");
-            Ok((dir, log, machine))
-        }
-    }
-
-    #[test]
-    fn openraft_finds_what_it_expects_of_a_store() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("runtime");
-        runtime.block_on(Suite::test_all(Builder)).expect("conforming");
     }
 }

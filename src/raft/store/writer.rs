@@ -337,3 +337,91 @@ fn remove_unused(path: &std::path::Path) {
         tracing::warn!(%error, path = %path.display(), "an unused view could not be removed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use oarlock_core::command::{Command, Entry, LEVEL, OpenSession};
+    use oarlock_core::ids::{Metadata, Owner, SessionId};
+    use oarlock_core::time::{LeaseTime, Ttl};
+
+    use super::*;
+    use crate::raft::store::snapshots::Snapshots;
+
+    fn machine() -> Machine {
+        let mut machine = Machine::new();
+        let open = |number: u128| {
+            let open = OpenSession {
+                session_id: SessionId(number),
+                owner: Owner::new("tester").expect("an owner"),
+                ttl: Ttl::new(60_000).expect("a ttl"),
+                request_id: None,
+                metadata: Metadata::default(),
+            };
+            (LeaseTime(1), Command::OpenSession(open))
+        };
+        let commands = (1..=9).map(open).collect();
+        machine.apply(&Entry { level: LEVEL, wall_ms: 0, commands }).expect("a known level");
+        machine
+    }
+
+    /// A writer whose view is to be prepared by the test, and what it reported as fatal.
+    fn writer(dir: &std::path::Path) -> (Writer, Arc<Mutex<Vec<String>>>) {
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&failures);
+        let fatal = Arc::new(move |why: &str| heard.lock().expect("lock").push(why.to_owned()));
+        let snapshots = Snapshots::open(&dir.join("snapshots"), 1, None).expect("snapshots");
+        let state = (machine(), Position::default());
+        let shared = Shared::new(state, Arc::new(snapshots), fatal, false);
+        let home = Home::open(&dir.join("state")).expect("home");
+        let options = ViewOptions { cluster_id: 1, cache_bytes: 1 << 20 };
+        let interval = Duration::from_millis(1);
+        (Writer { shared, view: None, home, options, interval }, failures)
+    }
+
+    fn image(machine: &Machine) -> Vec<(RowKey, Row)> {
+        machine.rows().collect()
+    }
+
+    #[test]
+    fn a_view_that_lost_a_row_does_not_reach_a_snapshot() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (mut writer, failures) = writer(dir.path());
+        let path = writer.home.fresh().expect("name");
+        let rows = image(&machine()).into_iter().map(Ok);
+        let view = View::build(&path, writer.options, rows, &Position::default()).expect("build");
+        view.damage();
+        writer.view = Some(view);
+        let file = writer.snapshot_or_replace().expect("a snapshot");
+        assert_eq!(image(&load(&file).expect("a state").0), image(&machine()));
+        assert!(dir.path().join("state/state.bad-1").is_dir(), "the damaged view is kept");
+        assert!(failures.lock().expect("lock").is_empty());
+    }
+
+    #[test]
+    fn changes_that_could_not_be_written_are_in_the_next_view() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (mut writer, _failures) = writer(dir.path());
+        let changes = writer.shared.lock().take_changes();
+        drop(changes);
+        writer.write(&Changes::default());
+        let view = writer.view.take().expect("a view");
+        let path = view.path().to_owned();
+        view.close();
+        let (_view, found, _) = View::load(&path, writer.options).expect("load");
+        assert_eq!(image(&found), image(&machine()));
+        assert_eq!(writer.home.current().expect("pointer"), Some(path));
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_view_at_all_ends_the_process() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (mut writer, failures) = writer(dir.path());
+        std::fs::remove_dir_all(dir.path().join("state")).expect("remove");
+        std::fs::write(dir.path().join("state"), b"a file where the directory was").expect("write");
+        writer.write(&Changes::default());
+        assert_eq!(failures.lock().expect("lock").len(), 1);
+        assert!(writer.shared.lock().broken);
+    }
+}
