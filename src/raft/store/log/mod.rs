@@ -163,6 +163,8 @@ impl LogStore {
                 match (state.cache.get(&index), state.locations.get(&index)) {
                     (Some(cached), _) => sources.push(Source::Memory(cached.entry.clone())),
                     (None, Some(location)) => sources.push(Source::Disk(*location)),
+                    // Only the front may be missing, in a log that never began at zero.
+                    (None, None) if sources.is_empty() => {}
                     (None, None) => break,
                 }
             }
