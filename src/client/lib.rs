@@ -1,1 +1,3 @@
-//! Placeholder while the tree is laid out.
+//! The Rust client of oarlock and the types of its native HTTP API.
+
+pub mod wire;

@@ -18,6 +18,9 @@ pub enum ServiceError {
     Unknown(String),
     /// A node was asked to answer as leader and does not lead; the service asks elsewhere.
     NotLeader(Option<u64>),
+    /// The request may wait in the queue still, but this node is shutting down: repeat it with the
+    /// same request id at another node, and it keeps its place.
+    Leaving,
 }
 
 impl ServiceError {
@@ -25,7 +28,7 @@ impl ServiceError {
     pub fn is_not_done(&self) -> bool {
         match self {
             Self::NoLeader | Self::Overloaded(_) | Self::ShuttingDown | Self::NotLeader(_) => true,
-            Self::Unknown(_) => false,
+            Self::Unknown(_) | Self::Leaving => false,
         }
     }
 }
@@ -38,6 +41,10 @@ impl fmt::Display for ServiceError {
             Self::ShuttingDown => f.write_str("this node is shutting down"),
             Self::Unknown(why) => write!(f, "the outcome is unknown: {why}"),
             Self::NotLeader(_) => f.write_str("this node does not lead"),
+            Self::Leaving => f.write_str(
+                "this node is shutting down while the request waits; repeat it with the same \
+                 request id at another node to keep its place",
+            ),
         }
     }
 }

@@ -1,5 +1,29 @@
 //! Use cases, the same for every protocol. Knows the core and the port to replication; no sockets,
 //! no files, no openraft.
+//!
+//! ```text
+//!  surface -> calls (who leads? forward, repeat, resume) -> locks (propose, wait) -> replicator
+//!  peer    ------------------------------------------------^            |
+//!  apply   -> handle::applied -> waiting (wakes one) ; expiry (earlier?) ; observer
+//! ```
+//!
+//! Start reading at [`handle`].
 
+mod calls;
+mod cluster;
 pub mod error;
+mod expiry;
+pub mod handle;
+mod locks;
+pub mod observer;
+mod reads;
 pub mod replicator;
+pub mod solo;
+mod waiting;
+
+#[cfg(test)]
+mod tests;
+
+pub use calls::{REQUEST_DEADLINE, deadline_of};
+pub use cluster::NodeState;
+pub use handle::{IdSource, Options, Service};

@@ -1,0 +1,277 @@
+//! A call from a surface: find the leader, ask it, and decide what a lost answer means (P9).
+//!
+//! ```text
+//!  missed  it certainly did not happen: ask again, wherever the leader is by now
+//!  doubt   it may have happened: repeat it if that has no second effect, resume a claim by its
+//!          lease id, else answer `Unknown`
+//! ```
+//!
+//! Every call ends by its deadline, and whatever was handed over by then is `Unknown`.
+
+use std::time::Duration;
+
+use oarlock_core::command::{Command, ForceTarget};
+use oarlock_core::ids::LeaseId;
+use oarlock_core::outcome::{Outcome, Rejection};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::service::error::ServiceError;
+use crate::service::handle::Service;
+use crate::service::replicator::{
+    Call, ForwardError, Leadership, NodeId, Replicator, Reply, ReplyBody,
+};
+
+/// How long a call may take, not counting the wait it asks for: covers a fail-over.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// A forwarded call is given up here this long after its asker should have.
+pub(super) const PEER_SLACK: Duration = Duration::from_secs(5);
+/// First pause after a miss; doubles up to [`RETRY_PAUSE_MAX`]. News of a leader cut it short.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause between two tries.
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// When a call must have ended, counted from its arrival.
+pub fn deadline_of(call: &Call) -> Duration {
+    match call {
+        Call::Propose(Command::Acquire(acquire)) => {
+            REQUEST_DEADLINE + Duration::from_millis(acquire.wait.ms())
+        }
+        // The wait belongs to the acquire that it resumes, whose deadline the asking node keeps.
+        Call::Propose(Command::Attach { .. }) => {
+            REQUEST_DEADLINE + Duration::from_millis(oarlock_core::limits::WAIT_MS_MAX)
+        }
+        Call::Propose(_) | Call::Read(_) => REQUEST_DEADLINE,
+    }
+}
+
+/// Why one try brought no reply.
+enum Setback {
+    /// Certainly not done.
+    Missed,
+    /// Perhaps done.
+    Doubt(String),
+    /// Asking again would not help.
+    Final(ServiceError),
+}
+
+/// What may be done about a call whose fate is not known.
+enum Remedy {
+    /// A second time has no second effect.
+    Repeat,
+    /// The claim lives under its lease id, or never came to be.
+    Resume(LeaseId),
+    /// Only the client can find out.
+    Nothing,
+}
+
+fn remedy(call: &Call) -> Remedy {
+    match call {
+        Call::Read(_) => Remedy::Repeat,
+        Call::Propose(command) => match command {
+            Command::Acquire(acquire) if acquire.request_id.is_none() => {
+                Remedy::Resume(acquire.lease_id)
+            }
+            Command::ForceRelease { target: ForceTarget::All, .. } => Remedy::Nothing,
+            // A session id is minted once per call, so that a repeat finds the first one's session.
+            Command::OpenSession(_)
+            | Command::Acquire(_)
+            | Command::Advance
+            | Command::Attach { .. }
+            | Command::Detach { .. }
+            | Command::DetachAll
+            | Command::Renew { .. }
+            | Command::Release { .. }
+            | Command::ForceRelease { target: ForceTarget::Token(_), .. }
+            | Command::RenewSession { .. }
+            | Command::CloseSession { .. } => Remedy::Repeat,
+        },
+    }
+}
+
+/// One call on its way.
+struct Journey {
+    call: Call,
+    /// A try is under way and may have been handed over.
+    in_flight: bool,
+    /// An earlier try may have happened.
+    in_doubt: bool,
+    /// The call now is the resumption of a claim.
+    resumes: bool,
+}
+
+impl Journey {
+    fn new(call: Call) -> Self {
+        Self { call, in_flight: false, in_doubt: false, resumes: false }
+    }
+
+    /// Prepares the next try after a doubt; false if there must not be one.
+    fn mend(&mut self) -> bool {
+        self.in_doubt = true;
+        match remedy(&self.call) {
+            Remedy::Repeat => true,
+            Remedy::Resume(lease_id) => {
+                self.call = Call::Propose(Command::Attach { lease_id });
+                self.resumes = true;
+                true
+            }
+            Remedy::Nothing => false,
+        }
+    }
+
+    fn arrived(&self, reply: Reply) -> Result<Reply, ServiceError> {
+        let nowhere = ReplyBody::Outcome(Outcome::Rejected(Rejection::LeaseUnknown));
+        if self.resumes && reply.body == nowhere {
+            return Err(unknown("the leader was lost before it answered"));
+        }
+        Ok(reply)
+    }
+
+    /// What an error means to the caller, given the tries before it.
+    fn failed(&self, error: ServiceError) -> ServiceError {
+        let changes = matches!(self.call, Call::Propose(_));
+        if self.in_doubt && changes && error.is_not_done() {
+            return unknown(&error.to_string());
+        }
+        error
+    }
+
+    fn ran_out(&self) -> ServiceError {
+        let changes = matches!(self.call, Call::Propose(_));
+        if changes && (self.in_flight || self.in_doubt) {
+            return unknown("no answer within the deadline");
+        }
+        ServiceError::NoLeader
+    }
+}
+
+fn unknown(why: &str) -> ServiceError {
+    ServiceError::Unknown(why.to_owned())
+}
+
+impl<R: Replicator> Service<R> {
+    /// Answers a call, wherever the leader is, within the deadline (see [`deadline_of`]). Dropping
+    /// the future means that the client is gone.
+    pub async fn call(&self, call: Call, deadline: Duration) -> Result<Reply, ServiceError> {
+        if self.is_draining() {
+            return Err(ServiceError::ShuttingDown);
+        }
+        let mut journey = Journey::new(call);
+        match timeout_at(Instant::now() + deadline, self.pursue(&mut journey)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(journey.ran_out()),
+        }
+    }
+
+    async fn pursue(&self, journey: &mut Journey) -> Result<Reply, ServiceError> {
+        let mut leadership = self.replicator.leadership();
+        let mut pause = RETRY_PAUSE;
+        loop {
+            let leader = self.leader(&mut leadership).await?;
+            journey.in_flight = true;
+            let setback = match self.attempt(leader, journey, &mut leadership).await {
+                Ok(reply) => return journey.arrived(reply),
+                Err(setback) => setback,
+            };
+            match setback {
+                Setback::Missed => journey.in_flight = false,
+                Setback::Final(error) => return Err(journey.failed(error)),
+                Setback::Doubt(why) => {
+                    journey.in_flight = false;
+                    if !journey.mend() {
+                        return Err(ServiceError::Unknown(why));
+                    }
+                }
+            }
+            if self.is_draining() {
+                return Err(journey.failed(ServiceError::ShuttingDown));
+            }
+            // Either news or time: then the next try.
+            let _news = tokio::time::timeout(pause, leadership.changed()).await;
+            pause = RETRY_PAUSE_MAX.min(pause * 2);
+        }
+    }
+
+    /// Waits until somebody leads: this node once it serves, or another.
+    async fn leader(
+        &self,
+        leadership: &mut watch::Receiver<Leadership>,
+    ) -> Result<NodeId, ServiceError> {
+        let known = leadership.wait_for(|now| self.leader_in(now).is_some()).await;
+        let leader = known.ok().and_then(|now| self.leader_in(&now));
+        leader.ok_or(ServiceError::ShuttingDown)
+    }
+
+    fn leader_in(&self, now: &Leadership) -> Option<NodeId> {
+        if now.serving_here {
+            return Some(self.node_id);
+        }
+        now.leader_id.filter(|&id| id != self.node_id)
+    }
+
+    async fn attempt(
+        &self,
+        leader: NodeId,
+        journey: &Journey,
+        leadership: &mut watch::Receiver<Leadership>,
+    ) -> Result<Reply, Setback> {
+        if leader == self.node_id {
+            return self.serve(journey.call.clone()).await.map_err(here);
+        }
+        let asked = self.replicator.forward(leader, journey.call.clone());
+        if matches!(remedy(&journey.call), Remedy::Nothing) {
+            return asked.await.map_err(there);
+        }
+        // A leader that hangs may never break the connection: when another leads, ask that one.
+        let mut draining = self.draining.subscribe();
+        tokio::select! {
+            biased;
+            answer = asked => answer.map_err(there),
+            _ = leadership.wait_for(|now| self.leader_in(now).is_some_and(|id| id != leader)) => {
+                Err(Setback::Doubt("the leader changed before it answered".to_owned()))
+            }
+            _ = draining.wait_for(|draining| *draining && journey.waits()) => {
+                Err(Setback::Final(ServiceError::Leaving))
+            }
+        }
+    }
+}
+
+impl Journey {
+    /// Whether the call may stand in a queue: then a shutdown does not wait for it.
+    fn waits(&self) -> bool {
+        match &self.call {
+            Call::Propose(Command::Acquire(acquire)) => acquire.wait.ms() > 0,
+            Call::Propose(Command::Attach { .. }) => true,
+            Call::Propose(_) | Call::Read(_) => false,
+        }
+    }
+}
+
+/// What an error of this node's own service means for the try.
+fn here(error: ServiceError) -> Setback {
+    match error {
+        ServiceError::NotLeader(_) | ServiceError::NoLeader => Setback::Missed,
+        ServiceError::Unknown(why) => Setback::Doubt(why),
+        ServiceError::Overloaded(_) | ServiceError::ShuttingDown | ServiceError::Leaving => {
+            Setback::Final(error)
+        }
+    }
+}
+
+/// What a failed forward means for the try.
+fn there(error: ForwardError) -> Setback {
+    match error {
+        ForwardError::NotSent(_) => Setback::Missed,
+        ForwardError::Broken(why) => Setback::Doubt(why),
+        ForwardError::Remote(error) => match error {
+            // A leader that shuts down hands over: the next one answers.
+            ServiceError::NotLeader(_) | ServiceError::NoLeader | ServiceError::ShuttingDown => {
+                Setback::Missed
+            }
+            ServiceError::Leaving => Setback::Doubt(error.to_string()),
+            ServiceError::Unknown(why) => Setback::Doubt(why),
+            ServiceError::Overloaded(_) => Setback::Final(error),
+        },
+    }
+}

@@ -1,0 +1,110 @@
+//! Lets time pass in the log: proposes `Advance` when something falls due (P4), and at least every
+//! second while anything is pending. One task, on every node; it works only while its node serves
+//! as leader, and sleeps otherwise.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use oarlock_core::command::Command;
+use oarlock_core::machine::Machine;
+use oarlock_core::time::LeaseTime;
+use tokio::sync::Notify;
+
+use crate::service::handle::Service;
+use crate::service::replicator::Replicator;
+
+/// How often the clock is logged while anything is pending and nothing else moves it.
+const ADVANCE_EVERY: Duration = Duration::from_secs(1);
+/// Pause between a call to look and looking: a busy queue costs one look per pause.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Shortest sleep, so that a lease clock that stands still does not make this loop spin.
+const SLEEP_MIN: Duration = Duration::from_millis(1);
+/// Pause after a refused `Advance`.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Wakes the task when something falls due earlier than it sleeps for.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    rung: Notify,
+    /// Lease time, in microseconds, until which the task sleeps.
+    sleeps_until: AtomicU64,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self { rung: Notify::new(), sleeps_until: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Alarm {
+    /// Something falls due at this moment.
+    pub(super) fn due_at(&self, at: Option<LeaseTime>) {
+        if at.is_some_and(|at| at.0 < self.sleeps_until.load(Ordering::Acquire)) {
+            self.rung.notify_one();
+        }
+    }
+
+    /// Something falls due, and the event does not say when.
+    pub(super) fn look(&self) {
+        self.rung.notify_one();
+    }
+}
+
+impl<R: Replicator> Service<R> {
+    /// Runs until the future is dropped.
+    pub async fn expire(&self) {
+        let mut leadership = self.replicator.leadership();
+        loop {
+            let serving = leadership.wait_for(|now| now.serving_here).await.map(|now| now.term);
+            let Ok(term) = serving else { return };
+            self.observer.leadership_began();
+            tokio::select! {
+                biased;
+                _ = leadership.wait_for(|now| !now.serving_here || now.term != term) => {}
+                () = self.expire_while_serving() => {}
+            }
+        }
+    }
+
+    async fn expire_while_serving(&self) {
+        loop {
+            // From here on every event rings, so that none slips in between looking and sleeping.
+            self.alarm.sleeps_until.store(u64::MAX, Ordering::Release);
+            let (due, pending, applied) = self.replicator.with_machine(|machine: &Machine| {
+                (machine.next_due(), machine.has_pending(), machine.now())
+            });
+            let now = self.replicator.lease_now();
+            let idle = Duration::from_millis(now.ms_since(applied));
+            if due.is_some_and(|due| due <= now) || (pending && idle >= ADVANCE_EVERY) {
+                // The outcome says nothing; what expired comes as events.
+                if self.replicator.propose(Command::Advance).await.is_err() {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                continue;
+            }
+            self.sleep(due, pending.then(|| ADVANCE_EVERY.saturating_sub(idle)), now).await;
+        }
+    }
+
+    /// Sleeps until the next deadline or tick, whichever is first, or until the alarm.
+    async fn sleep(&self, due: Option<LeaseTime>, tick: Option<Duration>, now: LeaseTime) {
+        let until_due = due.map(|due| Duration::from_micros(due.0.saturating_sub(now.0)));
+        let pause = match (until_due, tick) {
+            (Some(due), Some(tick)) => Some(due.min(tick)),
+            (Some(only), None) | (None, Some(only)) => Some(only),
+            (None, None) => None,
+        };
+        self.alarm.sleeps_until.store(due.map_or(u64::MAX, |due| due.0), Ordering::Release);
+        let Some(pause) = pause else {
+            self.alarm.rung.notified().await;
+            return;
+        };
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(pause.max(SLEEP_MIN)) => {}
+            () = self.alarm.rung.notified() => {
+                tokio::time::sleep(LOOK_PAUSE.min(pause)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The leader's side of a call: propose, and for an acquire that has to queue, wait.
+
+use oarlock_core::command::Command;
+use oarlock_core::ids::LeaseId;
+use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, Rejection};
+use oarlock_core::query::LeaseView;
+use tokio::sync::watch;
+
+use crate::service::error::ServiceError;
+use crate::service::handle::Service;
+use crate::service::replicator::{Call, Leadership, ProposeError, Replicator, Reply, ReplyBody};
+use crate::service::waiting::{Seat, Wake};
+
+/// Why a wait is over.
+enum Over {
+    Woken(Wake),
+    LeaderLost,
+    Draining,
+}
+
+impl From<ProposeError> for ServiceError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotDone(why) => Self::Overloaded(why.to_owned()),
+            ProposeError::NotLeader(leader) => Self::NotLeader(leader),
+            ProposeError::Unknown(why) => Self::Unknown(why.to_owned()),
+        }
+    }
+}
+
+impl<R: Replicator> Service<R> {
+    /// Answers a call here, as leader. Dropping the future means that the caller is gone.
+    pub(super) async fn serve(&self, call: Call) -> Result<Reply, ServiceError> {
+        if self.is_draining() {
+            return Err(ServiceError::ShuttingDown);
+        }
+        let leadership = self.leadership();
+        if !leadership.serving_here {
+            return Err(ServiceError::NotLeader(leadership.leader_id));
+        }
+        match call {
+            Call::Read(query) => self.read(query).await,
+            Call::Propose(Command::Acquire(acquire)) => {
+                let seated = (acquire.wait.ms() > 0).then_some(acquire.lease_id);
+                self.claim(Command::Acquire(acquire), seated).await
+            }
+            Call::Propose(Command::Attach { lease_id }) => {
+                self.claim(Command::Attach { lease_id }, Some(lease_id)).await
+            }
+            Call::Propose(command) => {
+                let outcome = self.propose(command).await?;
+                Ok(self.reply(outcome))
+            }
+        }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let outcome = self.replicator.propose(command).await?;
+        self.observer.outcome(&outcome);
+        Ok(outcome)
+    }
+
+    /// Proposes a claim on a lock and waits until it is granted or over. The seat is taken before
+    /// the proposal, because the event that ends the wait may come before its outcome.
+    async fn claim(
+        &self,
+        mut command: Command,
+        seated: Option<LeaseId>,
+    ) -> Result<Reply, ServiceError> {
+        let mut leadership = self.replicator.leadership();
+        let term = leadership.borrow_and_update().term;
+        let mut seat = match seated {
+            Some(lease_id) => Some(self.seat(lease_id)?),
+            None => None,
+        };
+        loop {
+            let queued = match self.propose(command).await? {
+                Outcome::Queued(queued) => queued,
+                outcome => {
+                    seat.map(Seat::settle);
+                    return Ok(self.reply(outcome));
+                }
+            };
+            let lease_id = queued.lease_id;
+            let mut sitting = match seat.take() {
+                Some(sitting) if sitting.lease_id() == lease_id => sitting,
+                // A repeat of a request that waits under its first lease id. An event of it may
+                // have passed before this seat was taken, and the first connection's end may have
+                // detached it: attaching once more answers both.
+                other => {
+                    other.map(Seat::settle);
+                    seat = Some(self.seat_of_queued(lease_id)?);
+                    command = Command::Attach { lease_id };
+                    continue;
+                }
+            };
+            match self.wait(&mut sitting, &mut leadership, term).await {
+                Over::Woken(Wake::Granted(grant)) => {
+                    sitting.settle();
+                    return Ok(self.reply(Outcome::Granted(grant)));
+                }
+                Over::Woken(Wake::Ended(ended)) => {
+                    sitting.settle();
+                    let gone = Outcome::Rejected(Rejection::LeaseGone(ended));
+                    self.observer.outcome(&gone);
+                    return Ok(self.reply(gone));
+                }
+                Over::Woken(Wake::GrantedDetached) => {
+                    sitting.sit_again();
+                    seat = Some(sitting);
+                    command = Command::Attach { lease_id };
+                }
+                Over::LeaderLost => {
+                    sitting.settle();
+                    return Err(lost("the leader was lost while the request waited"));
+                }
+                Over::Draining => return Err(ServiceError::Leaving),
+            }
+        }
+    }
+
+    fn seat(&self, lease_id: LeaseId) -> Result<Seat<'_, R>, ServiceError> {
+        let seats_max = self.options.waiting_calls_max;
+        self.waiting.take(self.replicator.as_ref(), lease_id, seats_max).ok_or_else(|| {
+            ServiceError::Overloaded(format!("{seats_max} calls wait on this node already"))
+        })
+    }
+
+    /// A seat for a request that stands in the queue already, which a refusal must not deny.
+    fn seat_of_queued(&self, lease_id: LeaseId) -> Result<Seat<'_, R>, ServiceError> {
+        self.seat(lease_id).map_err(|_full| {
+            self.replicator.propose_detached(Command::Detach { lease_id });
+            lost("the request waits, but too many calls wait on this node")
+        })
+    }
+
+    async fn wait(
+        &self,
+        seat: &mut Seat<'_, R>,
+        leadership: &mut watch::Receiver<Leadership>,
+        term: u64,
+    ) -> Over {
+        let mut draining = self.draining.subscribe();
+        tokio::select! {
+            biased;
+            wake = seat.woken() => wake.map_or(Over::LeaderLost, Over::Woken),
+            _ = leadership.wait_for(|now| !now.serving_here || now.term != term) => Over::LeaderLost,
+            _ = draining.wait_for(|draining| *draining) => Over::Draining,
+        }
+    }
+
+    /// Dates an outcome, and never hands out a lease that is dead by now.
+    fn reply(&self, outcome: Outcome) -> Reply {
+        let now = self.replicator.lease_now();
+        let outcome = match outcome {
+            Outcome::Granted(grant) if grant.deadline.is_some_and(|at| at <= now) => {
+                self.late_grant(*grant)
+            }
+            outcome => outcome,
+        };
+        Reply { now, body: ReplyBody::Outcome(outcome) }
+    }
+
+    /// A grant whose deadline passed on its way here: its session may have been renewed since;
+    /// otherwise it is over, even if the log has yet to say so.
+    fn late_grant(&self, grant: Grant) -> Outcome {
+        let now = self.replicator.lease_now();
+        match self.replicator.with_machine(|machine| machine.lease(grant.lease_id)) {
+            LeaseView::Held(fresh) if fresh.deadline.is_none_or(|at| at > now) => {
+                Outcome::Granted(Box::new(fresh))
+            }
+            LeaseView::Ended(ended) => Outcome::Rejected(Rejection::LeaseGone(ended)),
+            LeaseView::Held(_) | LeaseView::Waiting { .. } | LeaseView::Unknown => {
+                Outcome::Rejected(Rejection::LeaseGone(Ended {
+                    lease_id: grant.lease_id,
+                    name: grant.name,
+                    token: Some(grant.token),
+                    how: EndReason::Expired,
+                    ended_at: grant.deadline.unwrap_or(now),
+                }))
+            }
+        }
+    }
+}
+
+fn lost(why: &str) -> ServiceError {
+    ServiceError::Unknown(why.to_owned())
+}

@@ -1,0 +1,89 @@
+//! Questions about the replicated state: linearizable on the leader (P6), or local and dated.
+
+use std::time::Duration;
+
+use oarlock_core::ids::{Owner, SessionId};
+use oarlock_core::machine::Machine;
+use oarlock_core::time::LeaseTime;
+
+use crate::service::calls::REQUEST_DEADLINE;
+use crate::service::error::ServiceError;
+use crate::service::handle::Service;
+use crate::service::replicator::{Call, Query, Replicator, Reply, ReplyBody, SessionView};
+
+/// Holders that one inspection names; the rest is counted.
+const HOLDERS_MAX: usize = 1_000;
+
+impl<R: Replicator> Service<R> {
+    /// A linearizable read: the barrier began after the question arrived.
+    pub(super) async fn read(&self, query: Query) -> Result<Reply, ServiceError> {
+        self.replicator.read_barrier().await?;
+        Ok(self.look(&query))
+    }
+
+    /// What this node knows, and how old that may be; `None` if it cannot tell.
+    pub fn stale(&self, query: &Query) -> (Reply, Option<Duration>) {
+        // Taken first: the state can only be newer than this says.
+        let staleness = self.replicator.staleness();
+        (self.look(query), staleness)
+    }
+
+    /// The owner of an open session. It never changes, so this node's state suffices when it
+    /// knows the session.
+    pub async fn session_owner(&self, id: SessionId) -> Result<SessionOwner, ServiceError> {
+        let known = self.replicator.with_machine(|machine| machine.session(id));
+        if let Some(info) = known {
+            return Ok(SessionOwner::Known(info.owner));
+        }
+        let call = Call::Read(Query::Session(id));
+        let reply = self.call(call, REQUEST_DEADLINE).await?;
+        Ok(match reply.body {
+            ReplyBody::Session(SessionView::Open(info)) => SessionOwner::Known(info.owner),
+            ReplyBody::Session(view @ (SessionView::Ended(_) | SessionView::Unknown)) => {
+                SessionOwner::Missing(view)
+            }
+            ReplyBody::Outcome(_)
+            | ReplyBody::Lock(_)
+            | ReplyBody::Locks(_)
+            | ReplyBody::Lease(_)
+            | ReplyBody::Fence(_) => SessionOwner::Missing(SessionView::Unknown),
+        })
+    }
+
+    fn look(&self, query: &Query) -> Reply {
+        let now = self.replicator.lease_now();
+        let body = self.replicator.with_machine(|machine| answer(machine, query, now));
+        Reply { now, body }
+    }
+}
+
+/// Who owns a session, or why nobody does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOwner {
+    Known(Owner),
+    Missing(SessionView),
+}
+
+fn answer(machine: &Machine, query: &Query, now: LeaseTime) -> ReplyBody {
+    match query {
+        Query::Lock { name, waiters_max } => {
+            ReplyBody::Lock(machine.lock(name, HOLDERS_MAX, as_count(*waiters_max)))
+        }
+        Query::Locks { prefix, after, limit } => {
+            ReplyBody::Locks(machine.locks(prefix, after.as_deref(), as_count(*limit)))
+        }
+        Query::Lease(id) => ReplyBody::Lease(machine.lease(*id)),
+        Query::Session(id) => ReplyBody::Session(match machine.session(*id) {
+            Some(info) => SessionView::Open(info),
+            None => machine.session_end(*id).map_or(SessionView::Unknown, SessionView::Ended),
+        }),
+        // A lease that is due but not yet ended in the log is not held any more.
+        Query::Fence { name, token } => ReplyBody::Fence(
+            machine.fence(name, *token).filter(|grant| grant.deadline.is_none_or(|at| at > now)),
+        ),
+    }
+}
+
+fn as_count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
