@@ -154,6 +154,15 @@ pub enum LeaseState {
     },
 }
 
+/// An answer that may come from a node's own state, with its age if so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aged<T> {
+    #[serde(flatten)]
+    pub body: T,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness_ms: Option<Staleness>,
+}
+
 /// Answer of `DELETE /v1/leases/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
