@@ -62,7 +62,8 @@ impl Batcher {
         counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
         observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
     ) -> Arc<Self> {
-        let inbox = Inbox { clock, leader: None, open: false, items: VecDeque::new(), in_flight: 0 };
+        let inbox =
+            Inbox { clock, leader: None, open: false, items: VecDeque::new(), in_flight: 0 };
         Arc::new(Self { inbox: Mutex::new(inbox), wake: Notify::new(), counts_until, observe })
     }
 
@@ -221,7 +222,7 @@ fn propose_error(error: &ClientWriteError<TypeConfig>) -> ProposeError {
     match error {
         // From the proposal itself: nothing was appended.
         ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader(forward.leader_id),
-        ClientWriteError::ChangeMembershipError(_) => {
+        ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
             ProposeError::NotDone("the membership refused the proposal")
         }
         ClientWriteError::LogEntryDiscarded(_) => {

@@ -1,3 +1,9 @@
 //! Replication and disk: the only place that names openraft and sled.
 
+pub mod batcher;
+pub mod birth;
+pub mod clock;
+pub mod replicator;
+pub mod store;
+pub mod transport;
 pub mod types;

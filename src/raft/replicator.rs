@@ -17,7 +17,7 @@ use oarlock_core::machine::Machine;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::time::LeaseTime;
 use openraft::ReadPolicy;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -77,7 +77,9 @@ impl RaftReplicator {
                     return clock::now() + leader_lease;
                 }
                 let acked = metrics.borrow_watched().last_quorum_acked;
-                acked.map_or_else(clock::now, |acked| *acked.into_inner() + leader_lease)
+                acked.map_or_else(clock::now, |acked| {
+                    clock::now() - acked.into_inner().elapsed() + leader_lease
+                })
             })
         };
         let lease_clock = LeaseClock::new(parts.election_timeout_min);
@@ -216,7 +218,7 @@ impl RaftReplicator {
             return Some(Duration::ZERO);
         }
         let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked?;
-        Some(clock::now().saturating_duration_since(*acked.into_inner()))
+        Some(acked.into_inner().elapsed())
     }
 
     fn heard_age(&self) -> Option<Duration> {

@@ -8,15 +8,33 @@ use oarlock_core::outcome::Outcome;
 use openraft::raft::responder::Responder;
 use serde::{Deserialize, Serialize};
 
-openraft::declare_raft_types!(
-    /// openraft, as this project uses it.
-    pub TypeConfig:
-        D = Proposal,
-        R = Outcomes,
-        NodeId = u64,
-        Node = Member,
-        Responder<T> = Callback<T> where T: openraft::OptionalSend + 'static,
-);
+/// openraft, as this project uses it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeConfig;
+
+// Written out because the macro has no room for a responder of our own.
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = Proposal;
+    type R = Outcomes;
+    type NodeId = u64;
+    type Node = Member;
+    type Term = u64;
+    type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Proposal, u64, Member>;
+    type Entry =
+        openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type Responder<T>
+        = Callback<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 /// A node as the membership records it. Persisted in the log and in snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,0 +1,61 @@
+//! Who this node is: written once at birth, verified at every start.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::raft::store::codec;
+use crate::raft::store::files::replace_file;
+use crate::raft::types::Member;
+use crate::service::replicator::NodeId;
+
+const KIND_IDENTITY: u8 = 0x41;
+const FILE_NAME: &str = "identity";
+
+/// The identity of a node in its cluster. Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub cluster_id: u128,
+    pub node_id: NodeId,
+    /// Who formed the cluster, with the instance of each.
+    pub members: Vec<(NodeId, Member)>,
+    /// Whether the log of this node ever held anything. If it did and is empty now, the vote is
+    /// lost with it and the node must not take part.
+    pub joined: bool,
+}
+
+impl Identity {
+    /// Reads the identity of a data directory; `None` for one that was never born.
+    pub fn load(dir: &Path) -> io::Result<Option<Self>> {
+        let bytes = match std::fs::read(dir.join(FILE_NAME)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let decoded = codec::parse(&bytes, 0).and_then(|frame| codec::decode(frame.payload));
+        decoded.map(Some).map_err(|error| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "the identity file of {} is damaged ({error}); this node cannot prove who it \
+                     is: move the directory away and let it join under a new id",
+                    dir.display()
+                ),
+            )
+        })
+    }
+
+    /// Writes the identity so that a crash leaves the old or the new one.
+    pub fn save(&self, dir: &Path) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        codec::frame(KIND_IDENTITY, 0, &mut bytes, |out| codec::encode_into(self, out));
+        replace_file(&dir.join(FILE_NAME), &bytes)
+    }
+
+    /// The instance id of this node.
+    pub fn instance_id(&self) -> u128 {
+        let own = self.members.iter().find(|(id, _)| *id == self.node_id);
+        own.map_or(0, |(_, member)| member.instance_id)
+    }
+}
