@@ -32,7 +32,6 @@ pub enum TtlMs {
 
 impl TtlMs {
     /// For `skip_serializing_if`.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     fn is_absent(&self) -> bool {
         *self == Self::Absent
     }

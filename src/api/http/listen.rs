@@ -27,12 +27,8 @@ use super::patience::{Patient, Turns};
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Pause after a failed accept, which mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Sent to a connection above the cap, if it fits the socket's buffer.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-length: 148\r\n\r\n\
-    {\"type\":\"overloaded\",\"title\":\"This node is at a bound\",\"status\":503,\
-    \"detail\":\"too many connections; ask another node\",\"outcome\":\"not_done\"}       ";
+/// Told to a connection above the cap.
+const FULL: &str = r#"{"type":"overloaded","title":"This node is at a bound","status":503,"detail":"too many connections; ask another node","outcome":"not_done"}"#;
 
 /// Bounds of one listener.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +92,12 @@ pub async fn serve(
 
 /// A courtesy that must not cost a task: what the socket does not take at once is lost.
 fn refuse(mut stream: TcpStream) {
-    let mut send = std::pin::pin!(stream.write(FULL));
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{FULL}",
+        FULL.len()
+    );
+    let mut send = std::pin::pin!(stream.write(answer.as_bytes()));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let _whatever = send.as_mut().poll(&mut context);
 }

@@ -221,8 +221,8 @@ pub(super) async fn force_release<R: Replicator>(
     let reply = app.ask(Call::Propose(command)).await?;
     match reply.body {
         ReplyBody::Outcome(Outcome::ForceReleased(ended)) => {
-            let taken = |it: &Ended| wire::Taken { token: it.token.map(|token| token.0) };
-            let released = ended.iter().map(taken).collect();
+            let one = |it: &Ended| wire::Taken { token: it.token.map(|token| token.0) };
+            let released = ended.iter().map(one).collect();
             let lock = lock.to_string();
             Ok(answer(StatusCode::OK, &wire::ForceReleased { lock, released }))
         }
