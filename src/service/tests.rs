@@ -401,6 +401,18 @@ async fn without_a_leader_nothing_is_done_by_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_leader() {
+    let pair = follower_of(&[]);
+    pair.follower.near.set_leadership(Leadership::default());
+    let call = start(&pair.near, acquire(101, 0, None));
+    settle().await;
+    pair.near.drain();
+    settle().await;
+    assert!(call.is_finished());
+    assert_eq!(call.await.expect("no panic"), Err(ServiceError::ShuttingDown));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_hangs_leaves_the_outcome_unknown_and_a_read_not_done() {
     let pair = follower_of(&[Fate::Hangs, Fate::Hangs]);
     let began = Instant::now();

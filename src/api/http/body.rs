@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use oarlock_client::wire::Nothing;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::error::Refusal;
 
@@ -24,7 +24,7 @@ const DRAIN_BYTES_MAX: u64 = 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a whole body.
-pub(super) async fn read(mut body: Body) -> Result<Bytes, Refusal> {
+pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
     use axum::body::HttpBody;
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -32,19 +32,18 @@ pub(super) async fn read(mut body: Body) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > DRAIN_BYTES_MAX {
         return Err(Refusal::body_too_large(BODY_BYTES_MAX).closing());
     }
-    let until = Instant::now() + BODY_TIMEOUT;
+    match timeout(BODY_TIMEOUT, gather(body)).await {
+        Ok(gathered) => gathered,
+        Err(_) => Err(Refusal::body_timeout().closing()),
+    }
+}
+
+async fn gather(mut body: Body) -> Result<Bytes, Refusal> {
     let mut whole = Bytes::new();
     let mut gathered: Vec<u8> = Vec::new();
     let mut seen: u64 = 0;
-    loop {
-        let frame = match timeout_at(until, body.frame()).await {
-            Err(_) => return Err(Refusal::body_timeout().closing()),
-            Ok(None) => break,
-            Ok(Some(Err(_))) => {
-                return Err(Refusal::bad_request("the body ended early").closing());
-            }
-            Ok(Some(Ok(frame))) => frame,
-        };
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::bad_request("the body ended early").closing())?;
         let Ok(data) = frame.into_data() else { continue };
         seen = seen.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         if seen > DRAIN_BYTES_MAX {

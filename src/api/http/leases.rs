@@ -9,6 +9,7 @@ use oarlock_core::command::Command;
 use oarlock_core::ids::LeaseId;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::query::LeaseView;
+use oarlock_core::time::LeaseTime;
 
 use super::body::{self, answer};
 use super::error::Refusal;
@@ -24,14 +25,14 @@ fn lease_id(parts: &Parts) -> Result<LeaseId, Refusal> {
 }
 
 impl<R: Replicator> App<R> {
-    /// Proposes a command and hands out its outcome, unless that is a rejection.
-    pub(super) async fn propose(&self, command: Command) -> Result<(Outcome, Reply), Refusal> {
-        let reply = self.ask(Call::Propose(command)).await?;
-        match &reply.body {
+    /// Proposes a command and hands out its outcome with the lease clock, unless it was rejected.
+    pub(super) async fn propose(&self, command: Command) -> Result<(Outcome, LeaseTime), Refusal> {
+        let Reply { now, body } = self.ask(Call::Propose(command)).await?;
+        match body {
             ReplyBody::Outcome(Outcome::Rejected(rejection)) => {
-                Err(Refusal::of_rejection(rejection, reply.now))
+                Err(Refusal::of_rejection(&rejection, now))
             }
-            ReplyBody::Outcome(outcome) => Ok((outcome.clone(), reply)),
+            ReplyBody::Outcome(outcome) => Ok((outcome, now)),
             ReplyBody::Lock(_)
             | ReplyBody::Locks(_)
             | ReplyBody::Lease(_)
@@ -62,9 +63,9 @@ pub(super) async fn renew<R: Replicator>(
     let lease_id = lease_id(parts)?;
     Parameters::read(parts.uri.query(), &[])?;
     body::nothing(body).await?;
-    let (outcome, reply) = app.propose(Command::Renew { lease_id }).await?;
+    let (outcome, now) = app.propose(Command::Renew { lease_id }).await?;
     let Outcome::Renewed(grant) = outcome else { return Err(unexpected()) };
-    Ok(answer(StatusCode::OK, &translate::lease(&grant, reply.now)))
+    Ok(answer(StatusCode::OK, &translate::lease(&grant, now)))
 }
 
 pub(super) async fn release<R: Replicator>(

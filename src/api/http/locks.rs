@@ -218,24 +218,11 @@ pub(super) async fn force_release<R: Replicator>(
         "force release"
     );
     let command = Command::ForceRelease { name: lock.clone(), target, reason };
-    let reply = app.ask(Call::Propose(command)).await?;
-    match reply.body {
-        ReplyBody::Outcome(Outcome::ForceReleased(ended)) => {
-            let one = |it: &Ended| wire::Taken { token: it.token.map(|token| token.0) };
-            let released = ended.iter().map(one).collect();
-            let lock = lock.to_string();
-            Ok(answer(StatusCode::OK, &wire::ForceReleased { lock, released }))
-        }
-        ReplyBody::Outcome(Outcome::Rejected(rejection)) => {
-            Err(Refusal::of_rejection(&rejection, reply.now))
-        }
-        ReplyBody::Outcome(_)
-        | ReplyBody::Lock(_)
-        | ReplyBody::Locks(_)
-        | ReplyBody::Lease(_)
-        | ReplyBody::Session(_)
-        | ReplyBody::Fence(_) => Err(unexpected()),
-    }
+    let (outcome, _) = app.propose(command).await?;
+    let Outcome::ForceReleased(ended) = outcome else { return Err(unexpected()) };
+    let one = |it: &Ended| wire::Taken { token: it.token.map(|token| token.0) };
+    let released = ended.iter().map(one).collect();
+    Ok(answer(StatusCode::OK, &wire::ForceReleased { lock: lock.to_string(), released }))
 }
 
 pub(super) async fn fence<R: Replicator>(

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Sleep, sleep};
 
 /// Between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -61,7 +61,7 @@ pub(super) struct Patient {
 
 impl Patient {
     pub(super) fn new(stream: TcpStream, turns: Turns) -> Self {
-        let read_timer = Box::pin(tokio::time::sleep(IDLE_TIMEOUT));
+        let read_timer = Box::pin(sleep(IDLE_TIMEOUT));
         Self {
             stream,
             turns,
@@ -82,7 +82,7 @@ impl Patient {
             (Awaits::Idle(turn), IDLE_TIMEOUT)
         };
         if awaits != self.awaits && awaits != Awaits::Nothing {
-            self.read_timer.as_mut().reset(Instant::now() + patience);
+            self.read_timer.as_mut().set(sleep(patience));
         }
         self.awaits = awaits;
         if awaits == Awaits::Nothing {
@@ -100,7 +100,7 @@ impl Patient {
             self.write_timer = None;
             return wrote;
         }
-        let fresh = || Box::pin(tokio::time::sleep(WRITE_TIMEOUT));
+        let fresh = || Box::pin(sleep(WRITE_TIMEOUT));
         let timer = self.write_timer.get_or_insert_with(fresh);
         timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }

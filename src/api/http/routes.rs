@@ -8,12 +8,13 @@ use axum::http::header::{HeaderName, HeaderValue};
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use axum::routing::any;
-use tokio::time::Instant;
 
 use super::error::Refusal;
 use super::{leases, locks, node, sessions};
-use crate::service::replicator::Replicator;
-use crate::service::{NodeState, Service};
+use crate::observe::stopwatch::Stopwatch;
+use crate::service::error::ServiceError;
+use crate::service::replicator::{Call, Replicator, Reply};
+use crate::service::{NodeState, Service, deadline_of};
 
 /// Writes the page of `/metrics`.
 pub type MetricsPage = Arc<dyn Fn(&NodeState) -> String + Send + Sync>;
@@ -113,14 +114,14 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
 }
 
 async fn answer<R: Replicator>(app: App<R>, route: Route, request: Request) -> Response {
-    let began = Instant::now();
+    let watch = Stopwatch::start();
     let mut response = match dispatch(&app, route, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into(),
     };
     name_leader(&app, response.headers_mut());
     let status = response.status().as_u16();
-    app.service.observer().answered(route.pattern(), status, began.elapsed());
+    app.service.observer().answered(route.pattern(), status, watch.time());
     response
 }
 
@@ -179,11 +180,8 @@ async fn dispatch<R: Replicator>(
 
 impl<R: Replicator> App<R> {
     /// Asks the leader, and keeps the deadline that fits the call.
-    pub(super) async fn ask(
-        &self,
-        call: crate::service::replicator::Call,
-    ) -> Result<crate::service::replicator::Reply, Refusal> {
-        let deadline = crate::service::deadline_of(&call);
+    pub(super) async fn ask(&self, call: Call) -> Result<Reply, Refusal> {
+        let deadline = deadline_of(&call);
         Ok(self.service.call(call, deadline).await?)
     }
 }
@@ -191,5 +189,5 @@ impl<R: Replicator> App<R> {
 /// A reply of another kind than its call asks for: a node of another version, or a bug of ours.
 pub(super) fn unexpected() -> Refusal {
     let why = "the answer of the leader does not fit the request".to_owned();
-    crate::service::error::ServiceError::Unknown(why).into()
+    ServiceError::Unknown(why).into()
 }

@@ -38,9 +38,9 @@ pub(super) async fn open<R: Replicator>(
         request_id: translate::request_id(request.request_id.as_deref(), key)?,
         metadata: translate::metadata_of(request.metadata)?,
     };
-    let (outcome, reply) = app.propose(Command::OpenSession(open)).await?;
+    let (outcome, now) = app.propose(Command::OpenSession(open)).await?;
     let Outcome::SessionOpened(info) = outcome else { return Err(unexpected()) };
-    Ok(answer(StatusCode::OK, &translate::session(&info, reply.now)))
+    Ok(answer(StatusCode::OK, &translate::session(&info, now)))
 }
 
 pub(super) async fn renew<R: Replicator>(
@@ -51,9 +51,9 @@ pub(super) async fn renew<R: Replicator>(
     let session_id = session_id(parts)?;
     Parameters::read(parts.uri.query(), &[])?;
     body::nothing(body).await?;
-    let (outcome, reply) = app.propose(Command::RenewSession { session_id }).await?;
+    let (outcome, now) = app.propose(Command::RenewSession { session_id }).await?;
     let Outcome::SessionRenewed(info) = outcome else { return Err(unexpected()) };
-    Ok(answer(StatusCode::OK, &translate::session(&info, reply.now)))
+    Ok(answer(StatusCode::OK, &translate::session(&info, now)))
 }
 
 pub(super) async fn close<R: Replicator>(
