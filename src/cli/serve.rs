@@ -55,7 +55,8 @@ pub(super) async fn run(serve: Serve) -> Result<(), Failure> {
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&config.log_level)
+    // The libraries tell much that only their authors need; naming them in the setting wins.
+    let filter = EnvFilter::try_new(format!("openraft=warn,sled=warn,{}", config.log_level))
         .map_err(|error| Failure::usage(format!("log_level: {error}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match config.log_format {

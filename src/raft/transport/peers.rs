@@ -172,8 +172,12 @@ impl Peers {
         }
     }
 
+    /// Over a connection of its own: a hello before birth names no cluster, and what was opened
+    /// with it is heard for probes and offers alone.
     async fn ask(&self, id: NodeId, request: &Request) -> io::Result<Response> {
-        let link = self.control(id)?;
+        let known = self.local.first_members.iter().find(|(member, _)| *member == id);
+        let (_, address) = known.ok_or(io::ErrorKind::NotFound)?;
+        let link = Link::new(Arc::clone(&self.local), id, address.clone());
         tokio::time::timeout(BIRTH_DEADLINE, link.ask(request)).await?
     }
 }
