@@ -153,7 +153,8 @@ impl LogStore {
                 Bound::Excluded(start) => start + 1,
                 Bound::Unbounded => 0,
             };
-            let start = start.max(state.purged.map_or(0, |id| id.index + 1));
+            let first = [state.cache.keys().next(), state.locations.keys().next()];
+            let start = first.into_iter().flatten().min().map_or(start, |first| start.max(*first));
             let last = state.last.map_or(0, |id| id.index + 1);
             for index in start..last {
                 if !range.contains(&index) {
@@ -162,6 +163,8 @@ impl LogStore {
                 match (state.cache.get(&index), state.locations.get(&index)) {
                     (Some(cached), _) => sources.push(Source::Memory(cached.entry.clone())),
                     (None, Some(location)) => sources.push(Source::Disk(*location)),
+                    // Only the front may be missing, in a log that never began at zero.
+                    (None, None) if sources.is_empty() => {}
                     (None, None) => break,
                 }
             }

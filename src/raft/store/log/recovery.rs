@@ -148,7 +148,7 @@ impl Recovered {
                 let from = last.map_or(0, |id| id.index + 1);
                 self.locations.split_off(&from);
                 self.entries.split_off(&from);
-                self.last = last;
+                self.last = self.last.min(last);
             }
             Content::Entry(entry) => {
                 let index = entry.log_id.index;

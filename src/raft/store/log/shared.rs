@@ -99,7 +99,8 @@ impl State {
         self.locations.split_off(&from);
         let gone = self.cache.split_off(&from);
         self.cache_bytes -= gone.values().map(|cached| cached.bytes).sum::<usize>();
-        self.last = last;
+        // Nothing to cut behind the end: the end stays where it is.
+        self.last = self.last.min(last);
     }
 
     pub(super) fn purge(&mut self, upto: LogId) {
