@@ -158,12 +158,16 @@ fn name() -> LockName {
 }
 
 fn acquire(id: u128, wait_ms: u64, request: Option<u128>) -> Call {
+    acquire_for(30_000, id, wait_ms, request)
+}
+
+fn acquire_for(ttl_ms: u64, id: u128, wait_ms: u64, request: Option<u128>) -> Call {
     Call::Propose(Command::Acquire(Acquire {
         lease_id: LeaseId(id),
         name: name(),
         owner: Owner::new("me").expect("an owner"),
         mode: Mode::Exclusive,
-        term: LeaseTerm::Ttl(Ttl::new(30_000).expect("a TTL")),
+        term: LeaseTerm::Ttl(Ttl::new(ttl_ms).expect("a TTL")),
         wait: Wait::new(wait_ms).expect("a wait"),
         grace: Grace::new(2_000).expect("a grace"),
         request_id: request.map(RequestId),
@@ -234,6 +238,20 @@ async fn a_dead_holders_lock_goes_to_the_next_within_the_bound() {
     assert_eq!(grant.token.0, 2);
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(30) && took < Duration::from_millis(30_200), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_shortest_lease_ends_in_time_though_nothing_else_happens() {
+    let (solo, service) = leader();
+    let held = || solo.with_machine(|machine| machine.totals().leases_held);
+    for id in [101, 102] {
+        sleep(Duration::from_millis(700)).await;
+        granted(&service, acquire_for(100, id, 0, None)).await;
+        sleep(Duration::from_millis(99)).await;
+        assert_eq!(held(), 1);
+        sleep(Duration::from_millis(21)).await;
+        assert_eq!(held(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,6 +416,15 @@ async fn without_a_leader_nothing_is_done_by_the_deadline() {
     let answer = ask(&pair.near, acquire(101, 0, None)).await;
     assert_eq!(answer, Err(ServiceError::NoLeader));
     assert_eq!(began.elapsed().as_secs(), REQUEST_DEADLINE.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_lost_before_anything_was_sent_leaves_nothing_done() {
+    let pair = follower_of(&[Fate::NotSent]);
+    let call = start(&pair.near, acquire(101, 0, None));
+    settle().await;
+    pair.follower.near.set_leadership(Leadership::default());
+    assert_eq!(call.await.expect("no panic"), Err(ServiceError::NoLeader));
 }
 
 #[tokio::test(start_paused = true)]
