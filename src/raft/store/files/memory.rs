@@ -24,7 +24,7 @@ pub enum Survival {
     Everything,
     /// This many bytes of each file's unsynced writes, in the order they were made.
     Prefix(usize),
-    /// Each unsynced sector by the toss of a coin; names by another toss.
+    /// Each unsynced sector and each unsynced name by the toss of a coin.
     Sectors(u64),
 }
 
@@ -128,11 +128,23 @@ impl MemoryFiles {
             Survival::Sectors(seed) => seed,
             Survival::Synced | Survival::Everything | Survival::Prefix(_) => 0,
         });
-        let names = match survival {
-            Survival::Everything => &disk.names,
-            Survival::Sectors(_) if random.coin() => &disk.names,
-            Survival::Synced | Survival::Prefix(_) | Survival::Sectors(_) => &disk.names_synced,
+        let mut names = match survival {
+            Survival::Everything => disk.names.clone(),
+            Survival::Synced | Survival::Prefix(_) | Survival::Sectors(_) => {
+                disk.names_synced.clone()
+            }
         };
+        if let Survival::Sectors(_) = survival {
+            // Each name by itself: a directory may forget one removal and remember the next.
+            for name in disk.names.keys().chain(disk.names_synced.keys()) {
+                if disk.names.get(name) != disk.names_synced.get(name) && random.coin() {
+                    match disk.names.get(name) {
+                        Some(id) => names.insert(name.clone(), *id),
+                        None => names.remove(name),
+                    };
+                }
+            }
+        }
         let contents = disk
             .contents
             .iter()
@@ -141,7 +153,7 @@ impl MemoryFiles {
                 (*id, Content { live: bytes.clone(), synced: bytes, pending: Vec::new() })
             })
             .collect();
-        Self::from_parts(names.clone(), contents, disk.next_id)
+        Self::from_parts(names, contents, disk.next_id)
     }
 
     /// No call fails from now on: the same disk under a new process.

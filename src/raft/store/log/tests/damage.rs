@@ -98,7 +98,9 @@ fn a_missing_segment_is_refused_wherever_it_was() {
             // With the prepared one gone too, only the seal before it tells.
             let prepared: Vec<String> =
                 files.image().into_keys().filter(|other| *other > last).collect();
-            prepared.iter().for_each(|name| files.remove(name).unwrap());
+            for name in prepared {
+                files.remove(&name).unwrap();
+            }
         }
         refused(&files, &name);
     }
