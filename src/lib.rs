@@ -1,4 +1,6 @@
 //! The server and command line of oarlock.
 
+pub mod api;
+pub mod observe;
 pub mod raft;
 pub mod service;

@@ -1,3 +1,5 @@
-//! Placeholder while the tree is laid out.
+//! The binary: arguments to the command line.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    oarlock::cli::main()
+}

@@ -32,7 +32,6 @@ pub enum TtlMs {
 
 impl TtlMs {
     /// For `skip_serializing_if`.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     fn is_absent(&self) -> bool {
         *self == Self::Absent
     }
@@ -152,6 +151,15 @@ pub enum LeaseState {
         position: u64,
         waiting_ms: u64,
     },
+}
+
+/// An answer that may come from a node's own state, with its age if so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aged<T> {
+    #[serde(flatten)]
+    pub body: T,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness_ms: Option<Staleness>,
 }
 
 /// Answer of `DELETE /v1/leases/{id}`.

@@ -14,7 +14,7 @@ use oarlock_core::command::{Command, ForceTarget};
 use oarlock_core::ids::LeaseId;
 use oarlock_core::outcome::{Outcome, Rejection};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
@@ -157,7 +157,7 @@ impl<R: Replicator> Service<R> {
             return Err(ServiceError::ShuttingDown);
         }
         let mut journey = Journey::new(call);
-        match timeout_at(Instant::now() + deadline, self.pursue(&mut journey)).await {
+        match timeout(deadline, self.pursue(&mut journey)).await {
             Ok(answer) => answer,
             Err(_) => Err(journey.ran_out()),
         }
@@ -167,7 +167,9 @@ impl<R: Replicator> Service<R> {
         let mut leadership = self.replicator.leadership();
         let mut pause = RETRY_PAUSE;
         loop {
-            let leader = self.leader(&mut leadership).await?;
+            let Some(leader) = self.leader(&mut leadership).await else {
+                return Err(journey.failed(ServiceError::ShuttingDown));
+            };
             journey.in_flight = true;
             let setback = match self.attempt(leader, journey, &mut leadership).await {
                 Ok(reply) => return journey.arrived(reply),
@@ -187,19 +189,25 @@ impl<R: Replicator> Service<R> {
                 return Err(journey.failed(ServiceError::ShuttingDown));
             }
             // Either news or time: then the next try.
-            let _news = tokio::time::timeout(pause, leadership.changed()).await;
+            let _news = timeout(pause, leadership.changed()).await;
             pause = RETRY_PAUSE_MAX.min(pause * 2);
         }
     }
 
-    /// Waits until somebody leads: this node once it serves, or another.
-    async fn leader(
-        &self,
-        leadership: &mut watch::Receiver<Leadership>,
-    ) -> Result<NodeId, ServiceError> {
-        let known = leadership.wait_for(|now| self.leader_in(now).is_some()).await;
-        let leader = known.ok().and_then(|now| self.leader_in(&now));
-        leader.ok_or(ServiceError::ShuttingDown)
+    /// Waits until somebody leads: this node once it serves, or another. `None` when this node
+    /// shuts down before that.
+    async fn leader(&self, leadership: &mut watch::Receiver<Leadership>) -> Option<NodeId> {
+        if let Some(leader) = self.leader_in(&leadership.borrow_and_update()) {
+            return Some(leader);
+        }
+        let mut draining = self.draining.subscribe();
+        tokio::select! {
+            biased;
+            known = leadership.wait_for(|now| self.leader_in(now).is_some()) => {
+                known.ok().and_then(|now| self.leader_in(&now))
+            }
+            _ = draining.wait_for(|draining| *draining) => None,
+        }
     }
 
     fn leader_in(&self, now: &Leadership) -> Option<NodeId> {

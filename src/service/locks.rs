@@ -77,7 +77,7 @@ impl<R: Replicator> Service<R> {
             let queued = match self.propose(command).await? {
                 Outcome::Queued(queued) => queued,
                 outcome => {
-                    seat.map(Seat::settle);
+                    seat.into_iter().for_each(Seat::settle);
                     return Ok(self.reply(outcome));
                 }
             };
@@ -88,7 +88,7 @@ impl<R: Replicator> Service<R> {
                 // have passed before this seat was taken, and the first connection's end may have
                 // detached it: attaching once more answers both.
                 other => {
-                    other.map(Seat::settle);
+                    other.into_iter().for_each(Seat::settle);
                     seat = Some(self.seat_of_queued(lease_id)?);
                     command = Command::Attach { lease_id };
                     continue;

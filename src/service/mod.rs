@@ -16,7 +16,7 @@ mod expiry;
 pub mod handle;
 mod locks;
 pub mod observer;
-mod reads;
+pub mod reads;
 pub mod replicator;
 pub mod solo;
 mod waiting;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::raft::store::codec;
+use crate::raft::store::codec::{self, CodecError};
 use crate::raft::store::files::replace_file;
 use crate::raft::types::Member;
 use crate::service::replicator::NodeId;
@@ -33,7 +33,12 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let decoded = codec::parse(&bytes, 0).and_then(|frame| codec::decode(frame.payload));
+        let decoded = codec::parse(&bytes, 0).and_then(|frame| {
+            if frame.kind != KIND_IDENTITY || frame.bytes != bytes.len() {
+                return Err(CodecError::Payload("it is not an identity".to_owned()));
+            }
+            codec::decode(frame.payload)
+        });
         decoded.map(Some).map_err(|error| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -57,5 +62,34 @@ impl Identity {
     pub fn instance_id(&self) -> u128 {
         let own = self.members.iter().find(|(id, _)| *id == self.node_id);
         own.map_or(0, |(_, member)| member.instance_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_identity_is_refused_at_every_bit_and_length() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert!(Identity::load(dir.path()).expect("load").is_none());
+        let member = Member { instance_id: 9 << 90, ..Member::default() };
+        let identity =
+            Identity { cluster_id: 7, node_id: 3, members: vec![(3, member)], joined: false };
+        identity.save(dir.path()).expect("save");
+        assert_eq!(Identity::load(dir.path()).expect("load"), Some(identity));
+        let path = dir.path().join(FILE_NAME);
+        let good = std::fs::read(&path).expect("read");
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).expect("write");
+            let error = Identity::load(dir.path()).expect_err("refused");
+            assert!(error.to_string().contains("under a new id"), "bit {bit}: {error}");
+        }
+        for length in 0..good.len() {
+            std::fs::write(&path, &good[..length]).expect("write");
+            assert!(Identity::load(dir.path()).is_err(), "{length} bytes");
+        }
     }
 }

@@ -1,202 +1,362 @@
-//! The state machine as openraft wants it: hands entries to the core, in order and once, and tells
-//! everybody what came of them. No rule of locks lives here.
+//! The state machine as openraft sees it. No rule of locks lives here.
+//!
+//! ```text
+//!  apply: entry -> machine (in memory, under the lock) -> events to the sink -> responder
+//!                      └ changed rows, marked -> writer thread, at most one batch per interval
+//! ```
+//! An entry that this build cannot apply ends the process: skipping it would make this node differ
+//! from the others. What was half applied is never written to the view.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use oarlock_core::event::Event;
-use oarlock_core::machine::Machine;
+use oarlock_core::machine::{Applied, Machine};
 use oarlock_core::outcome::Outcome;
-use openraft::storage::{EntryResponder, RaftStateMachine};
-use openraft::type_config::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::{oneshot, watch};
 
 use crate::raft::store::log::Fatal;
-use crate::raft::store::snapshot::{SnapshotFile, Snapshots};
-use crate::raft::store::view::{Loaded, View};
+use crate::raft::store::snapshot::SnapshotFile;
+use crate::raft::store::snapshots::Snapshots;
+use crate::raft::store::view::{Changes, Position};
 use crate::raft::types::{LogEntry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// Hears the events of each applied entry, in log order, on every node.
+/// Pause before a snapshot that found the disk full is tried again. Until it passes the log only
+/// grows, so the reserve must be released meanwhile.
+const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// Hears events and outcomes of each applied entry, in log order, on every node. Must not block.
 pub type EventSink = Box<dyn Fn(&[Event], &[Outcome]) + Send + Sync>;
 
-/// The machine with the position in the log that it stands for.
-#[derive(Debug, Default)]
+/// What the writer thread is asked to do, in order.
+pub(crate) enum Job {
+    /// Write these changes, all that were not taken yet, then a snapshot of exactly that position.
+    Snapshot { changes: Changes, reply: oneshot::Sender<io::Result<SnapshotFile>> },
+    /// Replace view and machine by a snapshot.
+    Install { file: SnapshotFile, reply: oneshot::Sender<io::Result<()>> },
+}
+
 pub(crate) struct State {
     pub(crate) machine: Machine,
-    pub(crate) applied: Option<LogId>,
-    pub(crate) membership: StoredMembership,
-    /// Whether `applied` or the membership moved since the view last wrote.
-    pub(crate) moved: bool,
+    pub(crate) position: Position,
+    /// Something was applied since the writer last took changes.
+    pub(crate) dirty: bool,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) stop: bool,
+    /// An apply failed half-way: nothing of it may reach the disk.
+    pub(crate) broken: bool,
 }
 
-/// This node's replica of the state. Clones share it.
-#[derive(Clone, Default)]
-pub struct MachineHandle {
-    state: Arc<Mutex<State>>,
-    sink: Arc<OnceLock<EventSink>>,
+impl State {
+    /// What changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        self.dirty = false;
+        Changes { rows: self.machine.take_changes(), position: self.position.clone() }
+    }
 }
 
-impl MachineHandle {
-    fn new(state: State) -> Self {
-        Self { state: Arc::new(Mutex::new(state)), sink: Arc::default() }
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Wakes the writer.
+    pub(crate) wake: Condvar,
+    applied: watch::Sender<Option<LogId>>,
+    sink: OnceLock<EventSink>,
+    fatal: Fatal,
+    pub(crate) snapshots: Arc<Snapshots>,
+    rebuilt: bool,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        (machine, position): (Machine, Position),
+        snapshots: Arc<Snapshots>,
+        fatal: Fatal,
+        rebuilt: bool,
+    ) -> Arc<Self> {
+        let applied = watch::Sender::new(position.last_applied);
+        let jobs = VecDeque::new();
+        let state = State { machine, position, dirty: false, jobs, stop: false, broken: false };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            applied,
+            sink: OnceLock::new(),
+            fatal,
+            snapshots,
+            rebuilt,
+            writer: Mutex::new(None),
+        })
     }
 
-    // The standard mutex: `apply` and every look at the state are short, and none awaits. Poison
-    // means that a panic interrupted `apply`; the process is ending then.
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the machine; apply waits meanwhile.
+    pub(crate) fn set_writer(&self, thread: JoinHandle<()>) {
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Tells the progress of apply.
+    pub(crate) fn tell_applied(&self, last_applied: Option<LogId>) {
+        self.applied.send_replace(last_applied);
+    }
+
+    /// Logs and ends the process; returns only in tests.
+    pub(crate) fn fail(&self, why: &str) -> io::Error {
+        tracing::error!("this node stops: {why}");
+        (self.fatal)(why);
+        io::Error::other(why.to_owned())
+    }
+
+    fn apply(&self, entry: &LogEntry) -> io::Result<Applied> {
+        let mut state = self.lock();
+        match apply_to(&mut state, entry) {
+            Ok(applied) => {
+                if !state.dirty {
+                    state.dirty = true;
+                    self.wake.notify_all();
+                }
+                Ok(applied)
+            }
+            Err(why) => {
+                state.broken = true;
+                drop(state);
+                Err(self.fail(&why))
+            }
+        }
+    }
+
+    /// Fixes what the snapshot holds at this very moment; the writer builds it.
+    fn cut(&self) -> oneshot::Receiver<io::Result<SnapshotFile>> {
+        let (reply, heard) = oneshot::channel();
+        let mut state = self.lock();
+        // A stopped or broken machine answers nothing: the dropped sender says so.
+        if !state.stop && !state.broken {
+            let changes = state.take_changes();
+            state.jobs.push_back(Job::Snapshot { changes, reply });
+            self.wake.notify_all();
+        }
+        heard
+    }
+
+    fn install(&self, file: SnapshotFile) -> oneshot::Receiver<io::Result<()>> {
+        let (reply, heard) = oneshot::channel();
+        let mut state = self.lock();
+        if !state.stop && !state.broken {
+            state.jobs.push_back(Job::Install { file, reply });
+            self.wake.notify_all();
+        }
+        heard
+    }
+
+    fn stop(&self) {
+        self.lock().stop = true;
+        self.wake.notify_all();
+    }
+}
+
+/// Applies one entry to the state; the error says what to do.
+fn apply_to(state: &mut State, entry: &LogEntry) -> Result<Applied, String> {
+    let log_id = entry.log_id;
+    if state.broken {
+        return Err("an earlier entry could not be applied".to_owned());
+    }
+    if state.position.last_applied.is_some_and(|last| log_id.index <= last.index) {
+        let last = state.position.last_applied;
+        return Err(format!("entry {log_id} came after {last:?} was applied; please report this"));
+    }
+    let mut applied = Applied { outcomes: Vec::new(), events: Vec::new() };
+    match &entry.payload {
+        EntryPayload::Blank => {}
+        EntryPayload::Membership(membership) => {
+            state.position.membership = StoredMembership::new(Some(log_id), membership.clone());
+        }
+        EntryPayload::Normal(proposal) => {
+            let apply = || state.machine.apply(&proposal.0);
+            applied = match catch_unwind(AssertUnwindSafe(apply)) {
+                Ok(Ok(applied)) => applied,
+                Ok(Err(unknown)) => return Err(format!("entry {log_id}: {unknown}")),
+                Err(_) => {
+                    return Err(format!(
+                        "applying entry {log_id} panicked; upgrade this node, and please report \
+                         the panic above with its entry"
+                    ));
+                }
+            };
+        }
+    }
+    state.position.last_applied = Some(log_id);
+    Ok(applied)
+}
+
+/// A handle for everybody who looks at the machine.
+#[derive(Clone)]
+pub struct MachineHandle {
+    shared: Arc<Shared>,
+}
+
+impl MachineHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Looks at the machine. The closure must be short: apply waits for it.
     pub fn with<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
-        look(&self.state().machine)
+        look(&self.shared.lock().machine)
+    }
+
+    /// The machine and the position it stands at.
+    pub fn with_position<T>(&self, look: impl FnOnce(&Machine, &Position) -> T) -> T {
+        let state = self.shared.lock();
+        look(&state.machine, &state.position)
+    }
+
+    /// The newest applied entry; changes after its responder and the event sink were called.
+    pub fn applied(&self) -> watch::Receiver<Option<LogId>> {
+        self.shared.applied.subscribe()
     }
 
     /// Says who hears events; once, before Raft runs.
     pub fn on_events(&self, sink: EventSink) {
-        let _only_once = self.sink.set(sink);
+        let _only_once = self.shared.sink.set(sink);
+    }
+
+    /// Whether the view on disk was lost or refused at this start and built anew.
+    pub fn was_rebuilt(&self) -> bool {
+        self.shared.rebuilt
+    }
+
+    /// The snapshots of this node, to receive one and to see the newest.
+    pub fn snapshots(&self) -> Arc<Snapshots> {
+        Arc::clone(&self.shared.snapshots)
+    }
+
+    /// Writes what is left to the view, durably, and closes it; blocks. Call it after Raft is shut
+    /// down. Not needed for safety: the view is rebuilt or caught up from the log.
+    pub fn close(&self) {
+        self.shared.stop();
+        let thread = self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the view's writer panicked; the view is checked at the next start");
+        }
     }
 }
 
-/// What openraft drives.
+/// The state machine that openraft owns. Dropping it lets the writer finish and stop.
 pub struct StateMachine {
-    handle: MachineHandle,
-    view: Arc<View>,
-    snapshots: Arc<Snapshots>,
-    fatal: Fatal,
+    shared: Arc<Shared>,
 }
 
 impl StateMachine {
-    /// Starts from what the view loaded.
-    pub fn new(
-        loaded: Loaded,
-        view: Arc<View>,
-        snapshots: Arc<Snapshots>,
-        fatal: Fatal,
-    ) -> io::Result<Self> {
-        let Loaded { machine, applied, membership } = loaded;
-        let handle = MachineHandle::new(State { machine, applied, membership, moved: false });
-        view.follow(handle.clone())?;
-        Ok(Self { handle, view, snapshots, fatal })
-    }
-
-    /// The replica, for readers.
-    pub fn handle(&self) -> MachineHandle {
-        self.handle.clone()
-    }
-
-    fn apply_one(&self, entry: &LogEntry) -> io::Result<Outcomes> {
-        let mut state = self.handle.state();
-        assert!(state.applied < Some(entry.log_id), "an entry is applied once");
-        let applied = match &entry.payload {
-            EntryPayload::Blank => None,
-            EntryPayload::Membership(membership) => {
-                state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-                None
-            }
-            EntryPayload::Normal(proposal) => match state.machine.apply(&proposal.0) {
-                Ok(applied) => Some(applied),
-                Err(unknown) => {
-                    (self.fatal)(&unknown.to_string());
-                    return Err(io::Error::other(unknown.to_string()));
-                }
-            },
-        };
-        state.applied = Some(entry.log_id);
-        state.moved = true;
-        drop(state);
-        let Some(applied) = applied else { return Ok(Outcomes::default()) };
-        if let Some(sink) = self.handle.sink.get() {
-            sink(&applied.events, &applied.outcomes);
-        }
-        Ok(Outcomes(applied.outcomes))
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 }
 
-/// Ends the process if apply panics: its state may be half changed, and no other node's is.
-struct PanicGuard<'a>(&'a Fatal);
-
-impl Drop for PanicGuard<'_> {
+impl Drop for StateMachine {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            (self.0)("apply panicked; this is a bug, please report it with the log above");
+        self.shared.stop();
+    }
+}
+
+/// Waits for one snapshot of the position at which it was made.
+pub struct SnapshotBuilder {
+    shared: Arc<Shared>,
+    reply: oneshot::Receiver<io::Result<SnapshotFile>>,
+}
+
+fn stopping() -> io::Error {
+    io::Error::other("the state machine is stopping")
+}
+
+fn as_snapshot(file: SnapshotFile) -> SnapshotOf {
+    Snapshot { meta: file.meta().clone(), snapshot: file }
+}
+
+type SnapshotOf = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf, io::Error> {
+        loop {
+            match (&mut self.reply).await.map_err(|_| stopping())? {
+                // An error here would end Raft; a full disk must not.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::error!(%error, "no room for a snapshot; trying again");
+                    tokio::time::sleep(FULL_DISK_RETRY).await;
+                    self.reply = self.shared.cut();
+                }
+                result => return result.map(as_snapshot),
+            }
         }
     }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotFile;
-    type SnapshotBuilder = Builder;
+    type SnapshotBuilder = SnapshotBuilder;
 
-    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let state = self.handle.state();
-        Ok((state.applied, state.membership.clone()))
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let state = self.shared.lock();
+        Ok((state.position.last_applied, state.position.membership.clone()))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        while let Some(next) = entries.next().await {
-            let (entry, responder) = next?;
-            let outcomes = {
-                let _guard = PanicGuard(&self.fatal);
-                self.apply_one(&entry)?
-            };
-            if let Some(responder) = responder {
-                responder.send(outcomes);
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let applied = self.shared.apply(&entry)?;
+            if let Some(sink) = self.shared.sink.get()
+                && !applied.outcomes.is_empty()
+            {
+                sink(&applied.events, &applied.outcomes);
             }
+            if let Some(responder) = responder {
+                responder.send(Outcomes(applied.outcomes));
+            }
+            self.shared.tell_applied(Some(entry.log_id));
         }
-        self.view.wake();
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        Some(self.get_snapshot_builder().await)
-    }
-
-    async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { view: Arc::clone(&self.view), snapshots: Arc::clone(&self.snapshots) }
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { shared: Arc::clone(&self.shared), reply: self.shared.cut() }
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
-    ) -> io::Result<()> {
-        let (view, snapshots) = (Arc::clone(&self.view), Arc::clone(&self.snapshots));
-        let (handle, meta) = (self.handle.clone(), meta.clone());
-        let install = move || {
-            let kept = snapshots.adopt(snapshot, &meta)?;
-            view.replace(&kept, &handle)
-        };
-        tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?
+    ) -> Result<(), io::Error> {
+        if meta != snapshot.meta() {
+            return Err(io::Error::other("the snapshot is not the one that was announced"));
+        }
+        loop {
+            let done = self.shared.install(snapshot.clone()).await.map_err(|_| stopping())?;
+            match done {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::error!(%error, "no room to install a snapshot; trying again");
+                    tokio::time::sleep(FULL_DISK_RETRY).await;
+                }
+                done => return done,
+            }
+        }
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>> {
-        Ok(self.snapshots.newest().map(|file| SnapshotOf::<TypeConfig, SnapshotFile> {
-            meta: file.meta().clone(),
-            snapshot: file,
-        }))
-    }
-}
-
-/// Builds one snapshot from the view, on a blocking thread; apply goes on meanwhile.
-pub struct Builder {
-    view: Arc<View>,
-    snapshots: Arc<Snapshots>,
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = SnapshotFile;
-
-    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotFile>> {
-        let (view, snapshots) = (Arc::clone(&self.view), Arc::clone(&self.snapshots));
-        let build = move || view.snapshot(&snapshots);
-        let file = tokio::task::spawn_blocking(build).await.map_err(io::Error::other)??;
-        Ok(SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta().clone(), snapshot: file })
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
+        Ok(self.shared.snapshots.current().map(as_snapshot))
     }
 }

@@ -1,303 +1,380 @@
-//! Snapshot files: our own format, checksummed from the first byte to the last.
+//! Snapshot files: the whole state at one log position, in one checksummed file.
 //!
 //! ```text
-//!  [frame header: meta, row count, blocks][frame block: rows]…[frame trailer: bytes, chained sum]
+//!  header: format, cluster, meta, rows | block of rows | … | trailer: rows, sum, length
 //! ```
-//!
-//! A file is written beside its name, synced, renamed, and its directory synced; only then does it
-//! exist. It is verified whole before anything of it is used. The newest two are kept: should the
-//! newest turn out damaged, the log still reaches back to the one before.
+//! Each part is a frame of the codec; its checksum seeds the next one, so parts cannot be swapped
+//! or dropped, and the trailer's checksum stands for the whole file. A file is verified from the
+//! first byte to the last before anything believes it. It gets its final name only when it is
+//! durable; the directory of them is `snapshots`.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use oarlock_core::image::{Row, RowKey};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::store::codec;
-use crate::raft::types::{LogId, SnapshotMeta};
+use crate::raft::store::codec::{self, FRAME_BYTES};
+use crate::raft::store::view::row_hash;
+use crate::raft::types::SnapshotMeta;
 
-const KIND_HEADER: u8 = 0x51;
-const KIND_BLOCK: u8 = 0x52;
-const KIND_TRAILER: u8 = 0x53;
-
-/// Rows are gathered to blocks of about this size, so that reading needs little memory at once.
+/// Format of the file, in the header. A newer one is refused.
+const FORMAT: u8 = 1;
+/// Seed of the first frame.
+const SEED: u32 = 0x4f53_4e41;
+const KIND_HEADER: u8 = 0x48;
+const KIND_BLOCK: u8 = 0x42;
+const KIND_TRAILER: u8 = 0x54;
+/// Rows are gathered up to this size; a single larger row is a block of its own.
 const BLOCK_BYTES: usize = 256 * 1024;
+/// Largest frame that is read: bounds what a damaged length can make us allocate.
+const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Rows between two lines of progress in the log.
+const PROGRESS_ROWS: u64 = 1_000_000;
 
-/// Snapshots kept on disk.
-const KEPT: usize = 2;
-
+/// Persisted at the start of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Header {
-    meta: SnapshotMeta,
+pub(crate) struct Header {
+    format: u8,
+    pub(crate) cluster_id: u128,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) row_count: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+impl Header {
+    pub(crate) fn new(cluster_id: u128, meta: SnapshotMeta, row_count: u64) -> Self {
+        Self { format: FORMAT, cluster_id, meta, row_count }
+    }
+}
+
+/// Persisted at the end of the file.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Trailer {
+    row_count: u64,
+    /// Wrapping sum of the row hashes, as in the view.
+    row_sum: u64,
+    /// Bytes before the trailer.
+    offset: u64,
+}
+
+fn bad(what: impl fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot cannot be used: {what}"))
+}
+
+/// Writes one snapshot file under a temporary name; dropped unfinished, the file goes.
+pub(crate) struct SnapshotWriter {
+    file: File,
+    path: Removable,
+    header: Header,
+    offset: u64,
+    chain: u32,
+    block: Vec<u8>,
     rows: u64,
-    blocks: u64,
+    sum: u64,
+    begun: Instant,
 }
 
-/// A verified snapshot file, open for reading. Clones share it.
+impl SnapshotWriter {
+    /// Begins a file at `path`.
+    pub(crate) fn create(path: PathBuf, header: Header) -> io::Result<Self> {
+        let (file, path) = create_temporary(path)?;
+        let begun = Instant::now();
+        let (offset, chain, rows, sum) = (0, SEED, 0, 0);
+        let mut writer =
+            Self { file, path, header, offset, chain, block: Vec::new(), rows, sum, begun };
+        let header = codec::encode(&writer.header);
+        writer.frame(KIND_HEADER, &header)?;
+        Ok(writer)
+    }
+
+    /// Adds an encoded row. True if a block was written: a moment to look after other things.
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        let bytes = 8 + key.len() + value.len();
+        let full = !self.block.is_empty() && self.block.len() + bytes > BLOCK_BYTES;
+        if full {
+            self.end_block()?;
+        }
+        for part in [key, value] {
+            let length = u32::try_from(part.len()).map_err(|_| bad("a row is too long"))?;
+            self.block.extend_from_slice(&length.to_le_bytes());
+            self.block.extend_from_slice(part);
+        }
+        self.rows += 1;
+        self.sum = self.sum.wrapping_add(row_hash(key, value));
+        if self.rows.is_multiple_of(PROGRESS_ROWS) {
+            let seconds = self.begun.elapsed().as_secs();
+            tracing::info!(rows = self.rows, of = self.header.row_count, seconds, "snapshot grows");
+        }
+        Ok(full)
+    }
+
+    /// Ends the file and makes it durable. Fails if the rows are not those that were announced.
+    pub(crate) fn finish(mut self, row_sum: u64) -> io::Result<SnapshotFile> {
+        if self.rows != self.header.row_count || self.sum != row_sum {
+            return Err(bad(format!(
+                "the view holds {} rows with sum {:x}, expected {} with {row_sum:x}",
+                self.rows, self.sum, self.header.row_count
+            )));
+        }
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        let trailer = Trailer { row_count: self.rows, row_sum: self.sum, offset: self.offset };
+        self.frame(KIND_TRAILER, &codec::encode(&trailer))?;
+        self.file.sync_all()?;
+        let (header, len, row_sum) = (self.header, self.offset, self.sum);
+        let temporary = Mutex::new(Some(self.path));
+        let inner = Inner { file: self.file, header, len, row_sum, temporary };
+        Ok(SnapshotFile(Arc::new(inner)))
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        let block = std::mem::take(&mut self.block);
+        self.frame(KIND_BLOCK, &block)?;
+        self.block = block;
+        self.block.clear();
+        Ok(())
+    }
+
+    fn frame(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(payload.len() + FRAME_BYTES);
+        codec::frame(kind, self.chain, &mut bytes, |out| out.extend_from_slice(payload));
+        self.chain = bytes.last_chunk().map_or(self.chain, |last| u32::from_le_bytes(*last));
+        self.file.write_all_at(&bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// A name that is removed when dropped.
+#[derive(Debug)]
+struct Removable(PathBuf);
+
+impl Drop for Removable {
+    fn drop(&mut self) {
+        // Already renamed, or left for the next start to clean up.
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+fn create_temporary(path: PathBuf) -> io::Result<(File, Removable)> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    Ok((file, Removable(path)))
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    header: Header,
+    len: u64,
+    row_sum: u64,
+    /// The name to be removed with the last handle, while the file has no final one.
+    temporary: Mutex<Option<Removable>>,
+}
+
+/// A verified snapshot, open for reading; stays readable after its name is gone.
 #[derive(Debug, Clone)]
-pub struct SnapshotFile {
-    meta: SnapshotMeta,
-    file: Arc<File>,
-    path: PathBuf,
-    bytes: u64,
-}
-
-fn bad(path: &Path, why: &str) -> io::Error {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    io::Error::new(io::ErrorKind::InvalidData, format!("snapshot {name} is damaged: {why}"))
-}
+pub struct SnapshotFile(Arc<Inner>);
 
 impl SnapshotFile {
-    /// What the snapshot stands for.
+    /// Opens and verifies a file under its final name.
+    pub(crate) fn open(path: &Path, cluster_id: u128) -> io::Result<Self> {
+        Self::verify(File::open(path)?, None, cluster_id)
+    }
+
+    fn verify(file: File, name: Option<Removable>, cluster_id: u128) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        let mut reader = Reader::begin(&file, len)?;
+        if reader.header.cluster_id != cluster_id {
+            return Err(bad("it belongs to another cluster"));
+        }
+        while reader.next_row()?.is_some() {}
+        let (header, row_sum) = (reader.header, reader.sum);
+        let temporary = Mutex::new(name);
+        Ok(Self(Arc::new(Inner { file, header, len, row_sum, temporary })))
+    }
+
+    /// What openraft knows of it.
     pub fn meta(&self) -> &SnapshotMeta {
-        &self.meta
+        &self.0.header.meta
     }
 
     /// Bytes of the file.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.len
     }
 
-    /// Reads a part of the file, for sending it.
+    /// Number of rows.
+    pub fn row_count(&self) -> u64 {
+        self.0.header.row_count
+    }
+
+    /// Sum of the row hashes.
+    pub(crate) fn row_sum(&self) -> u64 {
+        self.0.row_sum
+    }
+
+    /// Fills the buffer from `offset`, for sending; blocks for a disk read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.0.file.read_exact_at(buffer, offset)
     }
 
-    /// Opens and verifies a file, from the first byte to the last.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let meta = read(path, |_, _| Ok(()))?;
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self { meta, file: Arc::new(file), path: path.to_owned(), bytes })
+    /// The rows, decoded, in the order of the file; checked once more on the way.
+    pub(crate) fn rows(&self) -> io::Result<impl Iterator<Item = io::Result<(RowKey, Row)>>> {
+        let mut reader = Reader::begin(&self.0.file, self.0.len)?;
+        Ok(std::iter::from_fn(move || match reader.next_row() {
+            Ok(Some((key, value))) => Some(decode_row(&key, &value)),
+            Ok(None) => None,
+            Err(error) => Some(Err(error)),
+        })
+        .fuse())
     }
 
-    /// All rows, verified again as they are read.
-    pub fn rows(&self, mut each: impl FnMut(RowKey, Row) -> io::Result<()>) -> io::Result<()> {
-        read(&self.path, &mut each).map(|_| ())
+    /// Gives a file that has only a temporary name its final one. False if it has one already.
+    pub(crate) fn persist(&self, path: &Path) -> io::Result<bool> {
+        let mut name = self.0.temporary.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(temporary) = name.as_ref() else { return Ok(false) };
+        std::fs::rename(&temporary.0, path)?;
+        *name = None;
+        Ok(true)
     }
 }
 
-/// Reads one frame of a stream; the seed chains each frame to the ones before it.
-fn next_frame(reader: &mut impl Read, path: &Path, seed: u32) -> io::Result<(u8, Vec<u8>, u32)> {
-    let mut bytes = vec![0; 6];
-    reader.read_exact(&mut bytes).map_err(|_| bad(path, "it is cut short"))?;
-    let length = u32::from_le_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]) as u64 + 4;
-    if length > 64 * 1024 * 1024 {
-        return Err(bad(path, "a block has an impossible length"));
-    }
-    reader.take(length).read_to_end(&mut bytes)?;
-    let frame = codec::parse(&bytes, seed).map_err(|error| bad(path, &error.to_string()))?;
-    Ok((frame.kind, frame.payload.to_vec(), frame.checksum))
+fn decode_row(key: &[u8], value: &[u8]) -> io::Result<(RowKey, Row)> {
+    Ok((codec::decode(key)?, codec::decode(value)?))
 }
 
-fn read(
-    path: &Path,
-    mut each: impl FnMut(RowKey, Row) -> io::Result<()>,
-) -> io::Result<SnapshotMeta> {
-    let mut reader = io::BufReader::new(File::open(path)?);
-    let decode_error = |error: codec::CodecError| bad(path, &error.to_string());
-    let (kind, payload, mut seed) = next_frame(&mut reader, path, 0)?;
-    if kind != KIND_HEADER {
-        return Err(bad(path, "it does not start with a header"));
+/// A key and a value as they lie in the file.
+type EncodedRow = (Vec<u8>, Vec<u8>);
+
+/// Reads a file once, from front to back, verifying as it goes.
+struct Reader<'a> {
+    file: &'a File,
+    len: u64,
+    header: Header,
+    offset: u64,
+    chain: u32,
+    block: Vec<u8>,
+    at: usize,
+    rows: u64,
+    sum: u64,
+    ended: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn begin(file: &'a File, len: u64) -> io::Result<Self> {
+        let (kind, payload, chain) = read_frame(file, len, 0, SEED)?;
+        if kind != KIND_HEADER {
+            return Err(bad("it does not begin like one"));
+        }
+        let header: Header = codec::decode(&payload)?;
+        if header.format != FORMAT {
+            return Err(bad(format!("format {} is not known: upgrade this node", header.format)));
+        }
+        let offset = (payload.len() + FRAME_BYTES) as u64;
+        let (at, rows, sum) = (0, 0, 0);
+        let block = Vec::new();
+        Ok(Self { file, len, header, offset, chain, block, at, rows, sum, ended: false })
     }
-    let header: Header = codec::decode(&payload).map_err(decode_error)?;
-    let mut found = Trailer { rows: 0, blocks: 0 };
-    loop {
-        let (kind, payload, checksum) = next_frame(&mut reader, path, seed)?;
-        seed = checksum;
-        match kind {
-            KIND_BLOCK => {
-                let rows: Vec<(RowKey, Row)> = codec::decode(&payload).map_err(decode_error)?;
-                found.blocks += 1;
-                found.rows += rows.len() as u64;
-                for (key, row) in rows {
-                    each(key, row)?;
-                }
+
+    /// The next row, or `None` after the trailer was read and agreed with all before it.
+    fn next_row(&mut self) -> io::Result<Option<EncodedRow>> {
+        if self.at == self.block.len() {
+            if self.ended {
+                return Ok(None);
             }
-            KIND_TRAILER => {
-                let trailer: Trailer = codec::decode(&payload).map_err(decode_error)?;
-                let mut rest = [0; 1];
-                if trailer != found || reader.read(&mut rest)? != 0 {
-                    return Err(bad(path, "its trailer does not match its content"));
-                }
-                return Ok(header.meta);
+            let begin = self.offset;
+            let (kind, payload, chain) = read_frame(self.file, self.len, begin, self.chain)?;
+            self.offset += (payload.len() + FRAME_BYTES) as u64;
+            self.chain = chain;
+            if kind == KIND_TRAILER {
+                self.ended = true;
+                return self.check_end(&payload, begin).map(|()| None);
             }
-            _ => return Err(bad(path, "it holds an unknown block")),
+            if kind != KIND_BLOCK || payload.is_empty() {
+                return Err(bad("a part of it is something else"));
+            }
+            (self.block, self.at) = (payload, 0);
         }
+        let (key, value) = (self.part()?, self.part()?);
+        self.rows += 1;
+        self.sum = self.sum.wrapping_add(row_hash(&key, &value));
+        Ok(Some((key, value)))
+    }
+
+    fn part(&mut self) -> io::Result<Vec<u8>> {
+        let rest = &self.block[self.at..];
+        let length = rest.first_chunk::<4>().ok_or_else(|| bad("a row is cut short"))?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let part = rest.get(4..4 + length).ok_or_else(|| bad("a row is cut short"))?;
+        self.at += 4 + length;
+        Ok(part.to_vec())
+    }
+
+    fn check_end(&self, payload: &[u8], begin: u64) -> io::Result<()> {
+        let written: Trailer = codec::decode(payload)?;
+        let found = Trailer { row_count: self.rows, row_sum: self.sum, offset: begin };
+        if written != found || self.rows != self.header.row_count || self.offset != self.len {
+            return Err(bad("it does not add up"));
+        }
+        Ok(())
     }
 }
 
-/// The snapshots of a node.
-pub struct Snapshots {
-    dir: PathBuf,
-    newest: Mutex<Option<SnapshotFile>>,
+fn read_frame(file: &File, len: u64, offset: u64, seed: u32) -> io::Result<(u8, Vec<u8>, u32)> {
+    let left = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX);
+    if left < FRAME_BYTES {
+        return Err(bad("it is cut short"));
+    }
+    let mut start = [0; 6];
+    file.read_exact_at(&mut start, offset)?;
+    let length = u32::from_le_bytes([start[2], start[3], start[4], start[5]]) as usize;
+    if length > FRAME_BYTES_MAX || length + FRAME_BYTES > left {
+        return Err(bad("it is cut short, or a length is damaged"));
+    }
+    let mut bytes = vec![0; length + FRAME_BYTES];
+    file.read_exact_at(&mut bytes, offset)?;
+    let frame = codec::parse(&bytes, seed).map_err(|error| bad(format!("at {offset}: {error}")))?;
+    let (kind, checksum) = (frame.kind, frame.checksum);
+    bytes.truncate(bytes.len() - 4);
+    bytes.drain(..6);
+    Ok((kind, bytes, checksum))
 }
 
-impl Snapshots {
-    /// Opens the directory and finds the newest snapshot that verifies. Damaged ones are set aside
-    /// under another name, never deleted.
-    pub fn open(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        let snapshots = Self { dir: dir.to_owned(), newest: Mutex::new(None) };
-        let mut best: Option<SnapshotFile> = None;
-        for path in snapshots.paths()? {
-            match SnapshotFile::open(&path) {
-                Ok(file)
-                    if best.as_ref().is_none_or(|b| b.meta.last_log_id < file.meta.last_log_id) =>
-                {
-                    best = Some(file);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "a snapshot is damaged; it is set aside");
-                    std::fs::rename(&path, path.with_extension("bad"))?;
-                }
-            }
-        }
-        *snapshots.newest_slot() = best;
-        Ok(snapshots)
-    }
-
-    fn newest_slot(&self) -> std::sync::MutexGuard<'_, Option<SnapshotFile>> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn paths(&self) -> io::Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "osnap") {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        Ok(paths)
-    }
-
-    /// The newest snapshot.
-    pub fn newest(&self) -> Option<SnapshotFile> {
-        self.newest_slot().clone()
-    }
-
-    fn path_of(&self, id: Option<LogId>) -> PathBuf {
-        let (term, node, index) =
-            id.map_or((0, 0, 0), |id| (id.leader_id.term, id.leader_id.node_id, id.index));
-        self.dir.join(format!("snapshot-{index:016x}-{term:08x}-{node:04x}.osnap"))
-    }
-
-    /// A file to receive a snapshot from a peer into.
-    pub fn receive(&self) -> io::Result<Incoming> {
-        let path = self.dir.join("incoming.part");
-        let file = File::create(&path)?;
-        Ok(Incoming { file, path, bytes: 0 })
-    }
-
-    /// Writes a snapshot of these rows and makes it the newest.
-    pub fn write(
-        &self,
-        meta: SnapshotMeta,
-        rows: impl Iterator<Item = io::Result<(RowKey, Row)>>,
-    ) -> io::Result<SnapshotFile> {
-        let temporary = self.dir.join("building.part");
-        let file = File::create(&temporary)?;
-        let mut writer = Writer { out: io::BufWriter::new(file), seed: 0 };
-        writer.frame(KIND_HEADER, &Header { meta: meta.clone() })?;
-        let mut trailer = Trailer { rows: 0, blocks: 0 };
-        let (mut block, mut size) = (Vec::new(), 0);
-        for row in rows {
-            let row = row?;
-            size += codec::encode(&row).len();
-            block.push(row);
-            trailer.rows += 1;
-            if size >= BLOCK_BYTES {
-                writer.frame(KIND_BLOCK, &block)?;
-                trailer.blocks += 1;
-                block.clear();
-                size = 0;
-            }
-        }
-        if !block.is_empty() {
-            writer.frame(KIND_BLOCK, &block)?;
-            trailer.blocks += 1;
-        }
-        writer.frame(KIND_TRAILER, &trailer)?;
-        let file = writer.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        self.publish(&temporary, &meta)
-    }
-
-    /// Makes a received, complete snapshot the newest.
-    pub fn adopt(&self, received: SnapshotFile, meta: &SnapshotMeta) -> io::Result<SnapshotFile> {
-        if received.meta.last_log_id != meta.last_log_id {
-            return Err(bad(&received.path, "it is another snapshot than was announced"));
-        }
-        received.file.sync_all()?;
-        self.publish(&received.path, meta)
-    }
-
-    fn publish(&self, temporary: &Path, meta: &SnapshotMeta) -> io::Result<SnapshotFile> {
-        let path = self.path_of(meta.last_log_id);
-        std::fs::rename(temporary, &path)?;
-        File::open(&self.dir)?.sync_all()?;
-        let file = SnapshotFile::open(&path)?;
-        *self.newest_slot() = Some(file.clone());
-        let paths = self.paths()?;
-        for old in paths.iter().take(paths.len().saturating_sub(KEPT)) {
-            if *old != path {
-                std::fs::remove_file(old)?;
-            }
-        }
-        Ok(file)
-    }
-}
-
-struct Writer {
-    out: io::BufWriter<File>,
-    seed: u32,
-}
-
-impl Writer {
-    fn frame<T: Serialize>(&mut self, kind: u8, value: &T) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        codec::frame(kind, self.seed, &mut bytes, |out| codec::encode_into(value, out));
-        let mut sum = [0; 4];
-        sum.copy_from_slice(&bytes[bytes.len() - 4..]);
-        self.seed = u32::from_le_bytes(sum);
-        self.out.write_all(&bytes)
-    }
-}
-
-/// A snapshot that a peer is sending.
+/// Receives a snapshot from a peer, piece by piece; dropped unfinished, the file goes.
 pub struct Incoming {
     file: File,
-    path: PathBuf,
-    bytes: u64,
+    path: Removable,
+    cluster_id: u128,
+    written: u64,
 }
 
 impl Incoming {
-    /// Appends the next bytes.
+    pub(crate) fn create(path: PathBuf, cluster_id: u128) -> io::Result<Self> {
+        let (file, path) = create_temporary(path)?;
+        Ok(Self { file, path, cluster_id, written: 0 })
+    }
+
+    /// Bytes received so far; where the next piece belongs.
+    pub fn bytes(&self) -> u64 {
+        self.written
+    }
+
+    /// Appends the next piece. Blocks for a disk write.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.bytes)?;
-        self.bytes += bytes.len() as u64;
+        self.file.write_all_at(bytes, self.written)?;
+        self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Bytes received so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Verifies the whole; what does not verify is never used.
+    /// Makes the file durable and verifies all of it. Blocks for a read of the whole file.
     pub fn finish(self) -> io::Result<SnapshotFile> {
         self.file.sync_all()?;
-        SnapshotFile::open(&self.path)
+        SnapshotFile::verify(self.file, Some(self.path), self.cluster_id)
     }
 }

@@ -1,378 +1,423 @@
-//! The state in sled: a view of the log that is written behind `apply` and can be rebuilt.
+//! The state machine in sled: a view of what was applied, which may be lost at any time.
 //!
-//! sled's flush is not a sync on Linux, so nothing depends on it: an acknowledged command is in
-//! the synced log. The view saves replaying that log from the snapshot at each start. It is used
-//! only if it opens, every row verifies, the rows add up to the stored sum, and the position it
-//! stands for is known to the log or the snapshot. Else it is set aside and rebuilt.
-//!
-//! One thread writes, one atomic batch for all changes of at most [`WRITE_INTERVAL`]. A snapshot is
-//! taken while that thread pauses; apply never waits for either.
+//! One tree, one atomic batch per write: rows, the position they belong to, and a running checksum
+//! over all rows. sled's `flush` is no fsync on Linux, so nothing is ever acknowledged because of a
+//! write here; after a power loss the view may be old, torn or gone, and [`View::load`] says so.
+//! Every call into sled is guarded: it may panic on damaged files.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::machine::Machine;
-use serde::{Deserialize, Serialize};
+use sled::IVec;
 
 use crate::raft::store::codec;
-use crate::raft::store::files::replace_file;
-use crate::raft::store::machine::{MachineHandle, State};
-use crate::raft::store::snapshot::{SnapshotFile, Snapshots};
-use crate::raft::types::{LogId, SnapshotMeta, StoredMembership};
+use crate::raft::types::{LogId, StoredMembership};
 
-/// Changes gather for this long before they are written; later ones of a row replace earlier ones.
-const WRITE_INTERVAL: Duration = Duration::from_millis(50);
+/// Format of the view. Another one is rebuilt, never converted.
+const FORMAT: u8 = 1;
+/// First byte of a row's key; the keys of everything else begin with `meta/`.
+const ROW: u8 = b'r';
+const META_FORMAT: &[u8] = b"meta/format";
+const META_CLUSTER: &[u8] = b"meta/cluster";
+const META_APPLIED: &[u8] = b"meta/last_applied";
+const META_MEMBERSHIP: &[u8] = b"meta/membership";
+const META_CHECKSUM: &[u8] = b"meta/checksum";
+/// Rows per batch while a whole image is written; bounds the memory of one batch.
+const IMAGE_BATCH_ROWS: usize = 4_096;
 
-/// Damaged views kept for inspection.
-const SET_ASIDE_MAX: u32 = 3;
-
-const KIND_ROW: u8 = 0x61;
-const KIND_META: u8 = 0x62;
-const META_KEY: &[u8] = b"m";
-const ROW_PREFIX: u8 = b'r';
-
-/// Position and sum of the rows. Persisted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Meta {
-    applied: Option<LogId>,
-    membership: StoredMembership,
-    rows: u64,
-    sum: u64,
-}
-
-/// What a node starts from.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    pub machine: Machine,
-    pub applied: Option<LogId>,
+/// How far the state is: what was applied last, and the membership at that point.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Of the newest applied entry.
+    pub last_applied: Option<LogId>,
+    /// The newest membership applied.
     pub membership: StoredMembership,
 }
 
-struct Inner {
-    db: sled::Db,
-    path: PathBuf,
-    /// Hash of each stored row by the hash of its key, to keep the sum without reading back.
-    hashes: HashMap<u64, u64>,
-    meta: Meta,
+/// Changed rows and the position they lead to.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) rows: Vec<(RowKey, Option<Row>)>,
+    pub(crate) position: Position,
 }
 
-/// The view of one node.
-pub struct View {
-    dir: PathBuf,
-    cache_bytes: u64,
-    inner: Mutex<Inner>,
-    dirty: AtomicBool,
-    closed: AtomicBool,
-    signal: (Mutex<()>, Condvar),
-    following: Mutex<Option<MachineHandle>>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+/// Settings of sled and the cluster the view belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ViewOptions {
+    pub(crate) cluster_id: u128,
+    /// sled's page cache; its real memory is about 1.2 times that plus 100 bytes a row.
+    pub(crate) cache_bytes: u64,
 }
 
-fn failed(error: impl std::fmt::Display) -> io::Error {
-    io::Error::other(format!("state view: {error}"))
+/// Why the view cannot be used.
+#[derive(Debug)]
+pub(crate) struct ViewError {
+    why: String,
+    /// The disk is full: the same write may succeed later.
+    pub(crate) is_full: bool,
 }
 
-/// FNV-1a with 64 bits; guards against mistakes of disk and code, not against an adversary.
-fn hash(parts: &[&[u8]]) -> u64 {
-    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, step)
-}
-
-fn row_key(key: &RowKey) -> Vec<u8> {
-    let mut bytes = vec![ROW_PREFIX];
-    codec::encode_into(key, &mut bytes);
-    bytes
-}
-
-fn framed<T: Serialize>(kind: u8, key: &[u8], value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    codec::frame(kind, crc32c::crc32c(key), &mut bytes, |out| codec::encode_into(value, out));
-    bytes
-}
-
-fn unframed<T: serde::de::DeserializeOwned>(kind: u8, key: &[u8], bytes: &[u8]) -> io::Result<T> {
-    let frame = codec::parse(bytes, crc32c::crc32c(key))?;
-    if frame.kind != kind {
-        return Err(failed("a row of another kind"));
+impl fmt::Display for ViewError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
     }
-    Ok(codec::decode(frame.payload)?)
 }
 
-impl Inner {
-    fn open(path: &Path, cache_bytes: u64) -> io::Result<Self> {
-        let config =
-            sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(Some(500));
-        // Opening a damaged directory may panic as well as fail.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-        let db = opened.map_err(|_| failed("opening it panicked"))?.map_err(failed)?;
-        Ok(Self { db, path: path.to_owned(), hashes: HashMap::new(), meta: Meta::default() })
+impl From<String> for ViewError {
+    fn from(why: String) -> Self {
+        Self { why, is_full: false }
     }
+}
 
-    /// Reads and verifies everything.
-    fn load(&mut self) -> io::Result<Loaded> {
-        let Some(stored) = self.db.get(META_KEY).map_err(failed)? else {
-            return if self.db.is_empty() { Ok(Loaded::default()) } else { Err(failed("no meta")) };
-        };
-        let meta: Meta = unframed(KIND_META, META_KEY, &stored)?;
-        let (mut rows, mut sum) = (Vec::new(), 0_u64);
-        for item in self.db.scan_prefix([ROW_PREFIX]) {
-            let (key, value) = item.map_err(failed)?;
-            let row: Row = unframed(KIND_ROW, &key, &value)?;
-            let row_hash = hash(&[&key, &value]);
-            self.hashes.insert(hash(&[&key]), row_hash);
-            sum = sum.wrapping_add(row_hash);
-            rows.push((codec::decode::<RowKey>(&key[1..])?, row));
-        }
-        if sum != meta.sum || rows.len() as u64 != meta.rows {
-            return Err(failed("its rows do not add up to the stored sum"));
-        }
-        let machine = Machine::from_rows(rows).map_err(|bad| failed(bad.0))?;
-        let (applied, membership) = (meta.applied, meta.membership.clone());
-        self.meta = meta;
-        Ok(Loaded { machine, applied, membership })
+impl From<codec::CodecError> for ViewError {
+    fn from(error: codec::CodecError) -> Self {
+        error.to_string().into()
+    }
+}
+
+impl From<io::Error> for ViewError {
+    fn from(error: io::Error) -> Self {
+        Self { is_full: error.kind() == io::ErrorKind::StorageFull, why: error.to_string() }
+    }
+}
+
+impl From<sled::Error> for ViewError {
+    fn from(error: sled::Error) -> Self {
+        let is_full =
+            matches!(&error, sled::Error::Io(io) if io.kind() == io::ErrorKind::StorageFull);
+        Self { why: format!("sled: {error}"), is_full }
+    }
+}
+
+impl From<ViewError> for io::Error {
+    fn from(error: ViewError) -> Self {
+        let kind =
+            if error.is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::InvalidData };
+        Self::new(kind, error.why)
+    }
+}
+
+/// Runs a call into sled; a panic becomes an error.
+fn guard<T>(call: impl FnOnce() -> Result<T, ViewError>) -> Result<T, ViewError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(format!("sled panicked: {text}").into())
+    })
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Unhashed(u64);
+
+impl Hasher for Unhashed {
+    fn finish(&self) -> u64 {
+        self.0
     }
 
-    /// Writes rows and position in one atomic batch.
-    fn write(
-        &mut self,
-        rows: impl IntoIterator<Item = (RowKey, Option<Row>)>,
-        applied: Option<LogId>,
-        membership: StoredMembership,
-    ) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
-        for (key, row) in rows {
-            let key = row_key(&key);
-            let key_hash = hash(&[&key]);
-            let old = match row {
-                Some(row) => {
-                    let value = framed(KIND_ROW, &key, &row);
-                    let row_hash = hash(&[&key, &value]);
-                    self.meta.sum = self.meta.sum.wrapping_add(row_hash);
-                    self.meta.rows += 1;
-                    batch.insert(key, value);
-                    self.hashes.insert(key_hash, row_hash)
-                }
-                None => {
-                    let old = self.hashes.remove(&key_hash);
-                    if old.is_some() {
-                        batch.remove(key);
-                    }
-                    old
-                }
-            };
-            if let Some(old) = old {
-                self.meta.sum = self.meta.sum.wrapping_sub(old);
-                self.meta.rows -= 1;
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = hash(&[bytes]);
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+/// A wrapping sum of one hash per row, and what is needed to take a replaced row out of it.
+/// Persisted: another hash is another [`FORMAT`].
+#[derive(Default)]
+pub(crate) struct RowSum {
+    rows: HashMap<u64, u64, BuildHasherDefault<Unhashed>>,
+    sum: u64,
+}
+
+impl RowSum {
+    fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let id = hash(&[key]);
+        let old = match value {
+            Some(value) => {
+                let new = row_hash(key, value);
+                self.sum = self.sum.wrapping_add(new);
+                self.rows.insert(id, new)
             }
-        }
-        self.meta.applied = applied;
-        self.meta.membership = membership;
-        batch.insert(META_KEY, framed(KIND_META, META_KEY, &self.meta));
-        self.db.apply_batch(batch).map_err(failed)
+            None => self.rows.remove(&id),
+        };
+        self.sum = self.sum.wrapping_sub(old.unwrap_or(0));
     }
 
-    fn rows(&self) -> impl Iterator<Item = io::Result<(RowKey, Row)>> + use<> {
-        self.db.scan_prefix([ROW_PREFIX]).map(|item| {
-            let (key, value) = item.map_err(failed)?;
-            Ok((codec::decode(&key[1..])?, unframed(KIND_ROW, &key, &value)?))
+    fn count(&self) -> u64 {
+        self.rows.len() as u64
+    }
+}
+
+/// The hash of one row, as it enters the sums of views and snapshots.
+pub(crate) fn row_hash(key: &[u8], value: &[u8]) -> u64 {
+    hash(&[key, value])
+}
+
+/// A 64-bit hash, eight bytes a step, with the finish of Murmur3; no protection against malice.
+fn hash(parts: &[&[u8]]) -> u64 {
+    let mut state = 0xcbf2_9ce4_8422_2325_u64;
+    for part in parts {
+        state = (state ^ part.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for chunk in part.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            state = (state ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            state ^= state >> 29;
+        }
+    }
+    state = (state ^ (state >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    state = (state ^ (state >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    state ^ (state >> 33)
+}
+
+/// An open view.
+pub(crate) struct View {
+    path: PathBuf,
+    db: sled::Db,
+    options: ViewOptions,
+    sum: RowSum,
+    position: Position,
+}
+
+impl View {
+    /// Opens an existing view and everything in it; any doubt is an error.
+    pub(crate) fn load(
+        path: &Path,
+        options: ViewOptions,
+    ) -> Result<(Self, Machine, Position), ViewError> {
+        guard(|| {
+            let mut view = Self::open(path, options)?;
+            let mut rows = Vec::new();
+            for item in view.db.iter() {
+                let (key, value) = item?;
+                if let Some((&ROW, name)) = key.split_first() {
+                    view.sum.set(name, Some(&value));
+                    rows.push((codec::decode(name)?, codec::decode(&value)?));
+                }
+            }
+            view.position = view.check_meta()?;
+            let machine = Machine::from_rows(rows)
+                .map_err(|bad| format!("the rows are no state: {}", bad.0))?;
+            let position = view.position.clone();
+            Ok((view, machine, position))
+        })
+    }
+
+    /// Writes a new view from a whole image, durably. The directory must not exist.
+    pub(crate) fn build(
+        path: &Path,
+        options: ViewOptions,
+        rows: impl Iterator<Item = io::Result<(RowKey, Row)>>,
+        position: &Position,
+    ) -> Result<Self, ViewError> {
+        guard(|| {
+            if path.exists() {
+                return Err(format!("{} exists already", path.display()).into());
+            }
+            let mut view = Self::open(path, options)?;
+            let mut batch = sled::Batch::default();
+            let mut batched = 0;
+            for item in rows {
+                let (key, row) = item?;
+                view.put(&mut batch, &key, Some(&row));
+                batched += 1;
+                if batched == IMAGE_BATCH_ROWS {
+                    view.db.apply_batch(std::mem::take(&mut batch))?;
+                    batched = 0;
+                }
+            }
+            view.put_meta(&mut batch, position);
+            view.db.apply_batch(batch)?;
+            view.position = position.clone();
+            view.sync()?;
+            Ok(view)
+        })
+    }
+
+    /// Writes changes as one atomic batch. After an error the view must be replaced.
+    pub(crate) fn write(&mut self, changes: &Changes) -> Result<(), ViewError> {
+        guard(|| {
+            let mut batch = sled::Batch::default();
+            for (key, row) in &changes.rows {
+                self.put(&mut batch, key, row.as_ref());
+            }
+            self.put_meta(&mut batch, &changes.position);
+            self.db.apply_batch(batch)?;
+            self.position = changes.position.clone();
+            Ok(())
+        })
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where its rows stand.
+    pub(crate) fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Number of rows.
+    pub(crate) fn row_count(&self) -> u64 {
+        self.sum.count()
+    }
+
+    /// Sum of the row hashes.
+    pub(crate) fn row_sum(&self) -> u64 {
+        self.sum.sum
+    }
+
+    /// Hands every row to `each`, encoded, until it fails.
+    pub(crate) fn for_each_row(
+        &self,
+        mut each: impl FnMut(&[u8], &IVec) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let walk = || {
+            for item in self.db.scan_prefix([ROW]) {
+                let (key, value) = item?;
+                each(&key[1..], &value)?;
+            }
+            Ok(())
+        };
+        guard(walk).map_err(io::Error::from)
+    }
+
+    /// Makes everything durable: sled's own flush, then an fsync of each file and directory.
+    pub(crate) fn sync(&self) -> Result<(), ViewError> {
+        guard(|| {
+            self.db.flush()?;
+            sync_tree(&self.path)?;
+            Ok(())
+        })
+    }
+
+    /// Closes; sled may panic when its files are damaged.
+    pub(crate) fn close(self) {
+        if let Err(error) = guard(move || {
+            drop(self);
+            Ok(())
+        }) {
+            tracing::warn!(%error, "closing the view failed; it will be rebuilt if need be");
+        }
+    }
+
+    /// Loses a row behind everybody's back.
+    #[cfg(test)]
+    pub(crate) fn damage(&self) {
+        let (key, _) = self.db.scan_prefix([ROW]).nth(3).expect("a row").expect("readable");
+        self.db.remove(key).expect("remove");
+    }
+
+    fn open(path: &Path, options: ViewOptions) -> Result<Self, ViewError> {
+        // The flusher is also what collects sled's garbage and does its only real fsync.
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(options.cache_bytes)
+            .flush_every_ms(Some(500));
+        let (db, sum, position) = (config.open()?, RowSum::default(), Position::default());
+        Ok(Self { path: path.to_owned(), db, options, sum, position })
+    }
+
+    fn put(&mut self, batch: &mut sled::Batch, key: &RowKey, row: Option<&Row>) {
+        let mut name = vec![ROW];
+        codec::encode_into(key, &mut name);
+        if let Some(row) = row {
+            let value = codec::encode(row);
+            self.sum.set(&name[1..], Some(&value));
+            batch.insert(name, value);
+        } else {
+            self.sum.set(&name[1..], None);
+            batch.remove(name);
+        }
+    }
+
+    fn put_meta(&self, batch: &mut sled::Batch, position: &Position) {
+        let applied = codec::encode(&position.last_applied);
+        let membership = codec::encode(&position.membership);
+        let check = codec::encode(&self.check_of(&applied, &membership));
+        batch.insert(META_APPLIED, applied);
+        batch.insert(META_MEMBERSHIP, membership);
+        batch.insert(META_CHECKSUM, check);
+        batch.insert(META_FORMAT, &[FORMAT]);
+        batch.insert(META_CLUSTER, &self.options.cluster_id.to_le_bytes());
+    }
+
+    /// Row count, row sum, and a hash of the position.
+    fn check_of(&self, applied: &[u8], membership: &[u8]) -> (u64, u64, u64) {
+        (self.sum.count(), self.sum.sum, hash(&[applied, membership]))
+    }
+
+    fn check_meta(&self) -> Result<Position, ViewError> {
+        let get = |key: &[u8]| -> Result<IVec, ViewError> {
+            let name = String::from_utf8_lossy(key);
+            self.db.get(key)?.ok_or_else(|| format!("{name} is missing").into())
+        };
+        if get(META_FORMAT)?.as_ref() != [FORMAT] {
+            return Err("its format is another one".to_owned().into());
+        }
+        if get(META_CLUSTER)?.as_ref() != self.options.cluster_id.to_le_bytes() {
+            return Err("it belongs to another cluster".to_owned().into());
+        }
+        let (applied, membership) = (get(META_APPLIED)?, get(META_MEMBERSHIP)?);
+        let written: (u64, u64, u64) = codec::decode(&get(META_CHECKSUM)?)?;
+        let found = self.check_of(&applied, &membership);
+        if written != found {
+            return Err(format!("its rows do not add up: {found:?}, written {written:?}").into());
+        }
+        Ok(Position {
+            last_applied: codec::decode(&applied)?,
+            membership: codec::decode(&membership)?,
         })
     }
 }
 
-impl View {
-    /// Opens the view, or rebuilds it from the newest snapshot. `known` tells whether a position
-    /// is in the log; what is neither there nor the snapshot's cannot be trusted.
-    pub fn open(
-        dir: &Path,
-        cache_bytes: u64,
-        snapshots: &Snapshots,
-        known: impl Fn(LogId) -> io::Result<bool>,
-    ) -> io::Result<(Arc<Self>, Loaded)> {
-        std::fs::create_dir_all(dir)?;
-        let current = std::fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
-        let path = dir.join(if current.is_empty() { "view-1" } else { current.trim() });
-        let snapshot = snapshots.newest();
-        let snapshot_id = snapshot.as_ref().and_then(|file| file.meta().last_log_id);
-        let usable = Inner::open(&path, cache_bytes).and_then(|mut inner| {
-            let loaded = inner.load()?;
-            let trusted = match loaded.applied {
-                None => snapshot_id.is_none(),
-                applied if applied == snapshot_id => true,
-                applied if applied < snapshot_id => false,
-                Some(applied) => known(applied)?,
-            };
-            if trusted {
-                Ok((inner, loaded))
-            } else {
-                Err(failed("its position is not in the log"))
-            }
-        });
-        let (inner, loaded) = match usable {
-            Ok(usable) => usable,
-            Err(error) => {
-                tracing::warn!(%error, "the state view is rebuilt from snapshot and log");
-                set_aside(dir, &path)?;
-                rebuild(&path, cache_bytes, snapshot.as_ref())?
-            }
-        };
-        if current.is_empty() {
-            replace_file(&dir.join("CURRENT"), b"view-1")?;
-        }
-        let view = Self {
-            dir: dir.to_owned(),
-            cache_bytes,
-            inner: Mutex::new(inner),
-            dirty: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            signal: Default::default(),
-            following: Mutex::new(None),
-            writer: Mutex::new(None),
-        };
-        Ok((Arc::new(view), loaded))
-    }
-
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts the writer thread behind this replica.
-    pub(crate) fn follow(self: &Arc<Self>, handle: MachineHandle) -> io::Result<()> {
-        *self.following.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
-        let view = Arc::clone(self);
-        let writer = std::thread::Builder::new()
-            .name("view-writer".into())
-            .spawn(move || view.write_behind(&handle))?;
-        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
-        Ok(())
-    }
-
-    /// Something was applied.
-    pub(crate) fn wake(&self) {
-        if !self.dirty.swap(true, Ordering::AcqRel) {
-            drop(self.signal.0.lock());
-            self.signal.1.notify_one();
-        }
-    }
-
-    fn write_behind(&self, handle: &MachineHandle) {
-        while !self.closed.load(Ordering::Acquire) {
-            {
-                let asleep = self.signal.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let wanted = |_: &mut ()| {
-                    !self.dirty.load(Ordering::Acquire) && !self.closed.load(Ordering::Acquire)
-                };
-                drop(self.signal.1.wait_while(asleep, wanted));
-            }
-            std::thread::sleep(WRITE_INTERVAL);
-            self.dirty.store(false, Ordering::Release);
-            if let Err(error) = catch_up(&mut self.inner(), handle) {
-                // The view is not the truth: the node goes on, and rebuilds it at its next start.
-                tracing::error!(%error, "writing the state view failed");
+/// fsyncs the files of a directory, the directories below it, itself and its parent.
+fn sync_tree(path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.path();
+        if entry.is_dir() {
+            // sled keeps one level: `blobs`.
+            for blob in std::fs::read_dir(&entry)? {
+                File::open(blob?.path())?.sync_all()?;
             }
         }
+        File::open(&entry)?.sync_all()?;
     }
-
-    /// Writes a snapshot of the state as it is now. The writer pauses, apply does not.
-    pub(crate) fn snapshot(&self, snapshots: &Snapshots) -> io::Result<SnapshotFile> {
-        let mut inner = self.inner();
-        let handle = self.following.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(handle) = handle {
-            catch_up(&mut inner, &handle)?;
-        }
-        let id = inner.meta.applied;
-        let meta = SnapshotMeta { last_log_id: id, last_membership: inner.meta.membership.clone() };
-        snapshots.write(meta, inner.rows())
-    }
-
-    /// Replaces view and replica by an installed snapshot: a new directory, then one switch.
-    pub(crate) fn replace(&self, file: &SnapshotFile, handle: &MachineHandle) -> io::Result<()> {
-        let mut inner = self.inner();
-        let number =
-            inner.path.file_name().and_then(|name| name.to_str()?.rsplit('-').next()?.parse().ok());
-        let name = format!("view-{}", number.unwrap_or(0_u64) + 1);
-        let path = self.dir.join(&name);
-        if path.exists() {
-            std::fs::remove_dir_all(&path)?;
-        }
-        let (new, loaded) = rebuild(&path, self.cache_bytes, Some(file))?;
-        new.db.flush().map_err(failed)?;
-        replace_file(&self.dir.join("CURRENT"), name.as_bytes())?;
-        let old = std::mem::replace(&mut *inner, new);
-        let Loaded { machine, applied, membership } = loaded;
-        *handle.state() = State { machine, applied, membership, moved: false };
-        let gone = old.path.clone();
-        drop(old);
-        std::fs::remove_dir_all(gone)
-    }
-
-    /// Writes what is left and stops the writer.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.wake();
-        drop(self.signal.0.lock());
-        self.signal.1.notify_one();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
-            let _panicked_and_logged = writer.join();
-        }
-        if let Err(error) = self.inner().db.flush() {
-            tracing::warn!(%error, "flushing the state view failed; it will be rebuilt if need be");
-        }
-    }
+    File::open(path)?.sync_all()?;
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
-/// Brings sled to the state of the replica.
-fn catch_up(inner: &mut Inner, handle: &MachineHandle) -> io::Result<()> {
-    let (changes, applied, membership) = {
-        let mut state = handle.state();
-        if !std::mem::take(&mut state.moved) {
-            return Ok(());
-        }
-        (state.machine.take_changes(), state.applied, state.membership.clone())
-    };
-    inner.write(changes, applied, membership)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn rebuild(
-    path: &Path,
-    cache: u64,
-    snapshot: Option<&SnapshotFile>,
-) -> io::Result<(Inner, Loaded)> {
-    let mut inner = Inner::open(path, cache)?;
-    let Some(file) = snapshot else { return Ok((inner, Loaded::default())) };
-    let mut rows = Vec::new();
-    file.rows(|key, row| {
-        rows.push((key, row));
-        Ok(())
-    })?;
-    let (applied, membership) = (file.meta().last_log_id, file.meta().last_membership.clone());
-    let stored = rows.iter().map(|(key, row)| (key.clone(), Some(row.clone())));
-    inner.write(stored, applied, membership.clone())?;
-    let machine = Machine::from_rows(rows).map_err(|bad| failed(bad.0))?;
-    Ok((inner, Loaded { machine, applied, membership }))
-}
+    #[test]
+    fn the_row_hash_is_fixed_because_it_is_persisted() {
+        assert_eq!(hash(&[b"oarlock", b"lock"]), 1_751_022_419_613_795_047);
+        assert_ne!(hash(&[b"oar", b"lock"]), hash(&[b"oarl", b"ock"]));
+        assert_ne!(hash(&[b"a"]), hash(&[b"a\0"]));
+    }
 
-/// Moves a view away that cannot be used. The oldest of several is removed, and that is logged.
-fn set_aside(dir: &Path, path: &Path) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
+    #[test]
+    fn the_sum_forgets_replaced_and_removed_rows() {
+        let mut sum = RowSum::default();
+        sum.set(b"a", Some(b"1"));
+        let one = sum.sum;
+        sum.set(b"b", Some(b"2"));
+        sum.set(b"a", Some(b"3"));
+        sum.set(b"a", Some(b"1"));
+        sum.set(b"b", None);
+        assert_eq!((sum.sum, sum.count()), (one, 1));
     }
-    let name = |number: u32| dir.join(format!("view.bad-{number}"));
-    let oldest = name(SET_ASIDE_MAX);
-    if oldest.exists() {
-        tracing::warn!(path = %oldest.display(), "removing the oldest view that was set aside");
-        std::fs::remove_dir_all(&oldest)?;
-    }
-    for number in (1..SET_ASIDE_MAX).rev() {
-        if name(number).exists() {
-            std::fs::rename(name(number), name(number + 1))?;
-        }
-    }
-    std::fs::rename(path, name(1))
 }

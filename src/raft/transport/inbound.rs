@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::raft::store::identity::Identity;
-use crate::raft::store::snapshot::{Incoming, SnapshotFile, Snapshots};
+use crate::raft::store::snapshot::{Incoming, SnapshotFile};
+use crate::raft::store::snapshots::Snapshots;
 use crate::raft::transport::link::write_frames;
 use crate::raft::transport::peers::Local;
 use crate::raft::transport::wire::{self, Beacon, Hello, HelloReply, Request, Response};

@@ -8,13 +8,16 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use oarlock_core::command::{Command, Entry as CoreEntry};
+use oarlock_core::time::LeaseTime;
 use openraft::entry::RaftEntry;
 use openraft::storage::RaftLogStorage;
 use openraft::vote::{RaftLeaderId, RaftLeaderIdExt, RaftVote};
 use openraft::{RaftLogReader, RaftTypeConfig};
 
 use super::*;
-use crate::raft::store::files::memory::MemoryFiles;
+use crate::raft::store::files::memory::{self, MemoryFiles};
+use crate::raft::types::Proposal;
 
 type LeaderId = <TypeConfig as RaftTypeConfig>::LeaderId;
 
@@ -95,6 +98,12 @@ fn evicted_entries_are_read_back_from_their_segment() {
     assert!(sizes.segments > 3, "{sizes:?}");
     assert_eq!(ids(&store).len(), 100);
     assert_eq!(now(store.try_get_log_entries(5..=6)).unwrap(), [blank(1, 5), blank(1, 6)]);
+    let commands = vec![(LeaseTime(7), Command::Advance); 3];
+    let proposal = Proposal(CoreEntry { level: 1, wall_ms: 9, commands });
+    let entry = LogEntry::new_normal(log_id(1, 100), proposal);
+    append(&store, vec![entry.clone()]).unwrap();
+    append_range(&store, 1, 101..=150);
+    assert_eq!(now(store.try_get_log_entries(100..101)).unwrap(), [entry]);
 }
 
 #[test]
@@ -240,5 +249,3 @@ fn a_second_process_is_kept_out_of_the_directory() {
     drop(lock);
     DirectoryLock::take(directory.path()).unwrap();
 }
-
-use crate::raft::store::files::memory;

@@ -1,0 +1,22 @@
+# Shorthands. Nothing needs them: `.ci/run` and the commands of the README say the same in full.
+
+# Everything CI checks; changes no file.
+verify:
+    .ci/run
+
+# Formats, and applies what clippy can repair by itself.
+fix:
+    cargo fmt --all
+    cargo clippy --fix --allow-dirty --allow-staged --workspace --all-targets --locked
+
+# All tests; arguments go to cargo, as in `just test --test tidy`.
+test *arguments:
+    cargo test --workspace --locked {{arguments}}
+
+# Three nodes on this machine, until interrupted.
+dev *arguments:
+    cargo run --locked -- dev {{arguments}}
+
+# The whole-system benchmark, with the optimized build.
+bench *arguments:
+    cargo run --release --locked -- bench {{arguments}}

@@ -1,0 +1,310 @@
+//! Everything that is not a 2xx: `application/problem+json` with a stable `type`, a sentence that a
+//! person can act on, and whether it happened.
+
+use axum::http::StatusCode;
+use axum::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
+use axum::response::Response;
+use oarlock_client::wire::{Fate, Problem};
+use oarlock_core::outcome::{Contention, EndReason, Ended, Rejection};
+use oarlock_core::time::LeaseTime;
+
+use super::body::{encode, with_type};
+use super::translate;
+use crate::service::error::ServiceError;
+
+/// An answer that refuses.
+#[derive(Debug)]
+pub(super) struct Refusal(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    status: StatusCode,
+    problem: Problem,
+    retry_after: bool,
+    allow: Option<&'static str>,
+    closes: bool,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, kind: &str, title: &str, detail: String) -> Self {
+        Self(Box::new(Parts {
+            status,
+            problem: Problem {
+                kind: kind.to_owned(),
+                title: title.to_owned(),
+                status: status.as_u16(),
+                detail,
+                outcome: Fate::NotDone,
+                lock: None,
+                holders: None,
+                holder_count: None,
+                queue_length: None,
+                how: None,
+                token: None,
+                limit: None,
+            },
+            retry_after: false,
+            allow: None,
+            closes: false,
+        }))
+    }
+
+    pub(super) fn bad_request(detail: &str) -> Self {
+        let title = "The request is not valid";
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", title, detail.to_owned())
+    }
+
+    pub(super) fn bad_name(detail: &str) -> Self {
+        let title = "This cannot be the name of a lock";
+        Self::new(StatusCode::BAD_REQUEST, "bad-name", title, detail.to_owned())
+    }
+
+    pub(super) fn body_too_large(bytes_max: usize) -> Self {
+        let detail = format!("a body has at most {bytes_max} bytes");
+        let title = "The body is too large";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", title, detail)
+    }
+
+    pub(super) fn body_timeout() -> Self {
+        let detail = "the body did not arrive in time".to_owned();
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body was too slow", detail)
+    }
+
+    pub(super) fn not_found() -> Self {
+        let detail = "no such path; `GET /` lists what there is".to_owned();
+        Self::new(StatusCode::NOT_FOUND, "not-found", "There is nothing here", detail)
+    }
+
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this path takes {allow}");
+        let title = "The method does not fit the path";
+        let mut refusal =
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title, detail);
+        refusal.0.allow = Some(allow);
+        refusal
+    }
+
+    pub(super) fn token_stale(lock: &str, token: u64) -> Self {
+        let detail = format!("token {token} does not hold `{lock}` now; do not act on it");
+        let title = "The token is not held";
+        let mut refusal = Self::new(StatusCode::CONFLICT, "token-stale", title, detail);
+        refusal.0.problem.lock = Some(lock.to_owned());
+        refusal.0.problem.token = Some(token);
+        refusal
+    }
+
+    pub(super) fn not_ready(why: &str) -> Self {
+        let title = "This node is not ready";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", title, why.to_owned()).retrying()
+    }
+
+    pub(super) fn lease_unknown() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "lease-unknown",
+            "No such lease",
+            "no lease with this id is held, waits, or is remembered".to_owned(),
+        )
+    }
+
+    pub(super) fn session_unknown() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "session-unknown",
+            "No such session",
+            "no session with this id is open or remembered; open a new one".to_owned(),
+        )
+    }
+
+    pub(super) fn session_gone(how: EndReason) -> Self {
+        let how = translate::how(how);
+        let detail = format!("the session ended ({how}), and its leases with it; open a new one");
+        let mut refusal = Self::new(StatusCode::GONE, "session-gone", "The session ended", detail);
+        refusal.0.problem.how = Some(how.to_owned());
+        refusal
+    }
+
+    pub(super) fn lease_gone(ended: &Ended) -> Self {
+        let how = translate::how(ended.how);
+        let detail = format!("the lease on `{}` ended: {}", ended.name, told(ended.how));
+        let mut refusal = Self::new(StatusCode::GONE, "lease-gone", "The lease ended", detail);
+        refusal.0.problem.lock = Some(ended.name.to_string());
+        refusal.0.problem.how = Some(how.to_owned());
+        refusal.0.problem.token = ended.token.map(|token| token.0);
+        refusal
+    }
+
+    /// The wait ran out; `contention` names who is in the way, as far as that could be learnt.
+    pub(super) fn wait_timeout(
+        ended: &Ended,
+        contention: Option<&Contention>,
+        now: LeaseTime,
+    ) -> Self {
+        let who = contention.map(|contention| translate::in_the_way(contention, now));
+        let detail = format!(
+            "`{}` was not free within wait_ms{}; ask again with a new request id",
+            ended.name,
+            who.map(|who| format!(": {who}")).unwrap_or_default(),
+        );
+        let title = "The wait ran out";
+        let mut refusal = Self::new(StatusCode::CONFLICT, "wait-timeout", title, detail);
+        refusal.0.problem.how = Some(translate::how(EndReason::WaitTimeout).to_owned());
+        refusal.0.problem.lock = Some(ended.name.to_string());
+        refusal.name(contention, now)
+    }
+
+    fn lock_held(contention: &Contention, now: LeaseTime) -> Self {
+        let detail = format!(
+            "`{}`: {}; pass wait_ms to stand in the queue",
+            contention.name,
+            translate::in_the_way(contention, now)
+        );
+        Self::new(StatusCode::CONFLICT, "lock-held", "The lock is held", detail)
+            .name(Some(contention), now)
+    }
+
+    fn name(mut self, contention: Option<&Contention>, now: LeaseTime) -> Self {
+        if let Some(contention) = contention {
+            let problem = &mut self.0.problem;
+            problem.lock = Some(contention.name.to_string());
+            let holders = contention.holders.iter();
+            problem.holders = Some(holders.map(|holder| translate::holder(holder, now)).collect());
+            problem.holder_count = Some(contention.holder_count);
+            problem.queue_length = Some(contention.queue_length);
+        }
+        self
+    }
+
+    fn full(kind: &str, what: &str, limit: u64) -> Self {
+        let detail = format!("there are {limit} {what} already, and there may not be more");
+        let title = "A bound is reached";
+        let mut refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail).retrying();
+        refusal.0.problem.limit = Some(limit);
+        refusal
+    }
+
+    /// A rejection: an answer of the log, which changed nothing.
+    pub(super) fn of_rejection(rejection: &Rejection, now: LeaseTime) -> Self {
+        match rejection {
+            Rejection::LockHeld(contention) => Self::lock_held(contention, now),
+            Rejection::QueueFull { limit } => Self::full("queue-full", "waiters here", *limit),
+            Rejection::HoldersFull { limit } => {
+                Self::full("holders-full", "shared holders here", *limit)
+            }
+            Rejection::LeasesFull { limit } => Self::full("leases-full", "leases", *limit),
+            Rejection::SessionsFull { limit } => Self::full("sessions-full", "sessions", *limit),
+            Rejection::SessionLeasesFull { limit } => {
+                Self::full("session-leases-full", "leases in this session", *limit)
+            }
+            Rejection::AnswersFull { limit } => {
+                Self::full("answers-full", "remembered answers to request ids", *limit)
+            }
+            Rejection::RequestIdReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "request-id-reused",
+                "The request id belongs to another request",
+                "a different request came under this id before; use a new id for each request, \
+                 and the same one only to repeat it"
+                    .to_owned(),
+            ),
+            Rejection::LeaseGone(ended) => Self::lease_gone(ended),
+            Rejection::LeaseUnknown => Self::lease_unknown(),
+            Rejection::LeaseWaiting => Self::new(
+                StatusCode::CONFLICT,
+                "lease-waiting",
+                "The lease is not granted yet",
+                "a request that waits cannot be renewed; it keeps its place while its connection \
+                 or its grace lasts"
+                    .to_owned(),
+            ),
+            Rejection::SessionGone { how } => Self::session_gone(*how),
+            Rejection::SessionUnknown => Self::session_unknown(),
+            Rejection::TokensExhausted => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "tokens-exhausted",
+                "No fencing token is left",
+                "all tokens below 2^53 are used; nothing can be granted any more".to_owned(),
+            ),
+        }
+    }
+
+    fn retrying(mut self) -> Self {
+        self.0.retry_after = true;
+        self
+    }
+
+    /// The connection is closed after this answer: its input is not worth reading on.
+    pub(super) fn closing(mut self) -> Self {
+        self.0.closes = true;
+        self
+    }
+
+    fn unknown(mut self) -> Self {
+        self.0.problem.outcome = Fate::Unknown;
+        self
+    }
+}
+
+/// How a lease ended, for people.
+fn told(how: EndReason) -> &'static str {
+    match how {
+        EndReason::Released => "it was released",
+        EndReason::Expired => "it was not renewed within its TTL",
+        EndReason::Forced => "somebody force-released it",
+        EndReason::SessionClosed => "its session was closed",
+        EndReason::SessionExpired => "its session was not renewed within its TTL",
+        EndReason::WaitTimeout => "its wait ran out before it was granted",
+        EndReason::Abandoned => "its connection was gone for longer than grace_ms",
+    }
+}
+
+impl From<ServiceError> for Refusal {
+    fn from(error: ServiceError) -> Self {
+        let detail = error.to_string();
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match error {
+            ServiceError::NoLeader | ServiceError::NotLeader(_) => {
+                Self::new(unavailable, "no-leader", "No leader is reachable", detail).retrying()
+            }
+            ServiceError::Overloaded(_) => {
+                Self::new(unavailable, "overloaded", "This node is at a bound", detail).retrying()
+            }
+            ServiceError::ShuttingDown => {
+                let title = "This node is shutting down";
+                Self::new(unavailable, "shutting-down", title, detail).retrying().closing()
+            }
+            ServiceError::Leaving => {
+                let title = "This node is shutting down";
+                Self::new(unavailable, "shutting-down", title, detail)
+                    .retrying()
+                    .closing()
+                    .unknown()
+            }
+            ServiceError::Unknown(_) => {
+                let detail =
+                    format!("{detail}; repeat with the same request id, or look before acting");
+                let title = "The outcome is unknown";
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "unknown-outcome", title, detail).unknown()
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Self {
+        let parts = *refusal.0;
+        let body = encode(&parts.problem);
+        let mut response = with_type(parts.status, "application/problem+json", body);
+        let headers = response.headers_mut();
+        if parts.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(allow) = parts.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if parts.closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

@@ -1,0 +1,146 @@
+//! The accept loop: connections, their caps and deadlines, and an orderly stop.
+//!
+//! Deadlines of reading and writing are in `patience`, of bodies in `body`, of calls in the
+//! service. A connection whose client goes away drops the call that it carried.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tower_service::Service as _;
+
+use super::patience::{Patient, Turns};
+
+/// Bytes that the head of one request may have. The longest name, encoded, takes 1.5 KiB.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Pause after a failed accept, which mostly means that file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Told to a connection above the cap.
+const FULL: &str = r#"{"type":"overloaded","title":"This node is at a bound","status":503,"detail":"too many connections; ask another node","outcome":"not_done"}"#;
+
+/// Bounds of one listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections open at once; each costs a task, a file descriptor and about 20 KiB.
+    pub connections_max: usize,
+    /// How long requests may run on after the stop.
+    pub stop_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections_max: 20_000, stop_grace: Duration::from_secs(5) }
+    }
+}
+
+/// Where a request came from; set on the calls that are audited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Serves until `stop` is ready, then lets requests end within the grace.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let (stopping, _) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(_ended) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Arc::clone(&slots).try_acquire_owned() {
+                Ok(slot) => {
+                    let (router, stopping) = (router.clone(), stopping.subscribe());
+                    connections.spawn(connection(stream, peer, router, stopping, slot));
+                }
+                Err(_full) => refuse(stream),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    stopping.send_replace(true);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.stop_grace, all_ended).await.is_err() {
+        tracing::warn!(open = connections.len(), "close connections that outlived the grace");
+    }
+    connections.shutdown().await;
+}
+
+/// A courtesy that must not cost a task: what the socket does not take at once is lost.
+fn refuse(mut stream: TcpStream) {
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{FULL}",
+        FULL.len()
+    );
+    let mut send = std::pin::pin!(stream.write(answer.as_bytes()));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let _whatever = send.as_mut().poll(&mut context);
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+    _slot: OwnedSemaphorePermit,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "set TCP_NODELAY");
+    }
+    let turns = Turns::default();
+    let io = TokioIo::new(Patient::new(stream, turns.clone()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        turns.next();
+        if request.method() == Method::DELETE {
+            request.extensions_mut().insert(Peer(peer));
+        }
+        let answer = router.clone().call(request.map(Body::new));
+        let turns = turns.clone();
+        async move {
+            let answer = answer.await;
+            turns.next();
+            answer
+        }
+    });
+    let connection = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .header_read_timeout(None)
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let told_to_stop = async { stopping.wait_for(|stopping| *stopping).await.is_ok() };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = told_to_stop => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "serve a connection");
+    }
+}

@@ -1,0 +1,59 @@
+//! What a node says of itself: alive, ready, metrics, the cluster, and an index of paths.
+
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::Response;
+
+use super::body::{answer, with_type};
+use super::error::Refusal;
+use super::query::Parameters;
+use super::routes::App;
+use super::translate;
+use crate::service::replicator::Replicator;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const INDEX: &str = "\
+oarlock: a lock cluster with fencing tokens
+
+POST   /v1/locks/{name}           take a lock: {\"owner\": \"me\", \"ttl_ms\": 30000}
+GET    /v1/locks/{name}           who holds it, who waits
+GET    /v1/locks?prefix=          list locks
+DELETE /v1/locks/{name}?token=    take it from its holder
+POST   /v1/leases/{id}/renew      keep it
+DELETE /v1/leases/{id}            release it
+GET    /v1/leases/{id}            look at it
+POST   /v1/sessions               keep many leases with one renewal: {\"owner\", \"ttl_ms\"}
+POST   /v1/sessions/{id}/renew
+DELETE /v1/sessions/{id}
+GET    /v1/sessions/{id}
+POST   /v1/fence                  does a token hold a lock now? {\"name\", \"token\"}
+GET    /v1/cluster                members and leader
+GET    /livez /readyz /metrics
+";
+
+pub(super) fn index() -> Response {
+    with_type(StatusCode::OK, TEXT, INDEX)
+}
+
+pub(super) fn live() -> Response {
+    with_type(StatusCode::OK, TEXT, "alive\n")
+}
+
+pub(super) fn ready<R: Replicator>(app: &App<R>) -> Result<Response, Refusal> {
+    match app.service.readiness() {
+        Ok(()) => Ok(with_type(StatusCode::OK, TEXT, "ready\n")),
+        Err(why) => Err(Refusal::not_ready(why)),
+    }
+}
+
+pub(super) fn metrics<R: Replicator>(app: &App<R>) -> Response {
+    let page = (app.metrics)(&app.service.node_state());
+    with_type(StatusCode::OK, METRICS_TEXT, page)
+}
+
+pub(super) fn cluster<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
+    Parameters::read(parts.uri.query(), &[])?;
+    Ok(answer(StatusCode::OK, &translate::cluster(&app.service.node_state())))
+}

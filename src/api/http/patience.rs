@@ -1,0 +1,158 @@
+//! How long a connection may keep us waiting, by what it is doing.
+//!
+//! ```text
+//!  idle  -> bytes -> head -> request complete -> serving -> answered -> idle
+//!  75 s              5 s                         (its own deadlines)
+//! ```
+//!
+//! hyper's own header timeout would count the idle time between two requests, too. The timers are
+//! touched only when a read finds nothing, so a busy connection pays for one per request.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+/// Between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// From the first byte of a request to the end of its headers.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the client may refuse to take more of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Counts the beginnings and ends of requests: even while none is served.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Turns(Arc<AtomicU64>);
+
+impl Turns {
+    pub(super) fn next(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What the read timer stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    Nothing,
+    Idle(u64),
+    Head(u64),
+}
+
+/// A TCP stream that loses patience: its reads and writes fail when their time is over.
+pub(super) struct Patient {
+    stream: TcpStream,
+    turns: Turns,
+    /// The turn in which bytes of a head were read.
+    head_began: Option<u64>,
+    awaits: Awaits,
+    read_timer: Pin<Box<Sleep>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    pub(super) fn new(stream: TcpStream, turns: Turns) -> Self {
+        let read_timer = Box::pin(sleep(IDLE_TIMEOUT));
+        Self {
+            stream,
+            turns,
+            head_began: None,
+            awaits: Awaits::Nothing,
+            read_timer,
+            write_timer: None,
+        }
+    }
+
+    fn wait_for_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let turn = self.turns.now();
+        let (awaits, patience) = if turn % 2 == 1 {
+            (Awaits::Nothing, Duration::ZERO)
+        } else if self.head_began == Some(turn) {
+            (Awaits::Head(turn), HEAD_TIMEOUT)
+        } else {
+            (Awaits::Idle(turn), IDLE_TIMEOUT)
+        };
+        if awaits != self.awaits && awaits != Awaits::Nothing {
+            self.read_timer.as_mut().set(sleep(patience));
+        }
+        self.awaits = awaits;
+        if awaits == Awaits::Nothing {
+            return Poll::Pending;
+        }
+        self.read_timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn bound_write<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        wrote: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.write_timer = None;
+            return wrote;
+        }
+        let fresh = || Box::pin(sleep(WRITE_TIMEOUT));
+        let timer = self.write_timer.get_or_insert_with(fresh);
+        timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_pending() {
+            return self.wait_for_more(context);
+        }
+        let turn = self.turns.now();
+        if turn.is_multiple_of(2) && buffer.filled().len() > before {
+            self.head_began = Some(turn);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.bound_write(context, wrote)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.bound_write(context, wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

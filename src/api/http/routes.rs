@@ -1,0 +1,193 @@
+//! Paths and methods. Every answer passes here: counted by route, and told who leads.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use axum::routing::any;
+
+use super::error::Refusal;
+use super::{leases, locks, node, sessions};
+use crate::observe::stopwatch::Stopwatch;
+use crate::service::error::ServiceError;
+use crate::service::replicator::{Call, Replicator, Reply};
+use crate::service::{NodeState, Service, deadline_of};
+
+/// Writes the page of `/metrics`.
+pub type MetricsPage = Arc<dyn Fn(&NodeState) -> String + Send + Sync>;
+
+/// What the handlers share.
+pub struct App<R: Replicator> {
+    pub service: Arc<Service<R>>,
+    pub metrics: MetricsPage,
+}
+
+impl<R: Replicator> Clone for App<R> {
+    fn clone(&self) -> Self {
+        Self { service: Arc::clone(&self.service), metrics: Arc::clone(&self.metrics) }
+    }
+}
+
+/// One path of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Index,
+    Livez,
+    Readyz,
+    Metrics,
+    Locks,
+    Lock,
+    Lease,
+    LeaseRenew,
+    Sessions,
+    Session,
+    SessionRenew,
+    Fence,
+    Cluster,
+    Nowhere,
+}
+
+impl Route {
+    /// For metrics: a bounded number of values, and never a name.
+    fn pattern(self) -> &'static str {
+        match self {
+            Self::Index => "/",
+            Self::Livez => "/livez",
+            Self::Readyz => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::Locks => "/v1/locks",
+            Self::Lock => "/v1/locks/{name}",
+            Self::Lease => "/v1/leases/{id}",
+            Self::LeaseRenew => "/v1/leases/{id}/renew",
+            Self::Sessions => "/v1/sessions",
+            Self::Session => "/v1/sessions/{id}",
+            Self::SessionRenew => "/v1/sessions/{id}/renew",
+            Self::Fence => "/v1/fence",
+            Self::Cluster => "/v1/cluster",
+            Self::Nowhere => "unknown",
+        }
+    }
+
+    fn allow(self) -> &'static str {
+        match self {
+            Self::Lock => "GET, HEAD, POST, DELETE",
+            Self::Lease | Self::Session => "GET, HEAD, DELETE",
+            Self::LeaseRenew | Self::SessionRenew | Self::Sessions | Self::Fence => "POST",
+            Self::Index
+            | Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Locks
+            | Self::Cluster
+            | Self::Nowhere => "GET, HEAD",
+        }
+    }
+}
+
+/// The paths of the native API.
+pub fn router<R: Replicator>(app: App<R>) -> Router {
+    let at = |route: Route| {
+        any(move |State(app): State<App<R>>, request: Request| answer(app, route, request))
+    };
+    Router::new()
+        .route("/", at(Route::Index))
+        .route("/livez", at(Route::Livez))
+        .route("/readyz", at(Route::Readyz))
+        .route("/metrics", at(Route::Metrics))
+        .route("/v1/locks", at(Route::Locks))
+        .route(locks::PREFIX, at(Route::Lock))
+        .route("/v1/locks/{*name}", at(Route::Lock))
+        .route("/v1/leases/{id}", at(Route::Lease))
+        .route("/v1/leases/{id}/renew", at(Route::LeaseRenew))
+        .route("/v1/sessions", at(Route::Sessions))
+        .route("/v1/sessions/{id}", at(Route::Session))
+        .route("/v1/sessions/{id}/renew", at(Route::SessionRenew))
+        .route("/v1/fence", at(Route::Fence))
+        .route("/v1/cluster", at(Route::Cluster))
+        .fallback(move |State(app): State<App<R>>, request: Request| {
+            answer(app, Route::Nowhere, request)
+        })
+        .with_state(app)
+}
+
+async fn answer<R: Replicator>(app: App<R>, route: Route, request: Request) -> Response {
+    let watch = Stopwatch::start();
+    let mut response = match dispatch(&app, route, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into(),
+    };
+    name_leader(&app, response.headers_mut());
+    let status = response.status().as_u16();
+    app.service.observer().answered(route.pattern(), status, watch.time());
+    response
+}
+
+fn name_leader<R: Replicator>(app: &App<R>, headers: &mut HeaderMap) {
+    if let Some(id) = app.service.leadership().leader_id {
+        headers.insert(HeaderName::from_static("oarlock-leader"), HeaderValue::from(id));
+    }
+}
+
+async fn dispatch<R: Replicator>(
+    app: &App<R>,
+    route: Route,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    // hyper sends the head of the same answer.
+    let method = if parts.method == Method::HEAD { Method::GET } else { parts.method.clone() };
+    let refused = || Err(Refusal::method_not_allowed(route.allow()));
+    match (route, method) {
+        (Route::Nowhere, _) => Err(Refusal::not_found()),
+        (Route::Index, Method::GET) => Ok(node::index()),
+        (Route::Livez, Method::GET) => Ok(node::live()),
+        (Route::Readyz, Method::GET) => node::ready(app),
+        (Route::Metrics, Method::GET) => Ok(node::metrics(app)),
+        (Route::Cluster, Method::GET) => node::cluster(app, &parts),
+        (Route::Locks, Method::GET) => locks::list(app, &parts).await,
+        (Route::Lock, Method::GET) => locks::inspect(app, &parts).await,
+        (Route::Lock, Method::POST) => locks::acquire(app, &parts, body).await,
+        (Route::Lock, Method::DELETE) => locks::force_release(app, &parts, body).await,
+        (Route::Lease, Method::GET) => leases::look(app, &parts).await,
+        (Route::Lease, Method::DELETE) => leases::release(app, &parts, body).await,
+        (Route::LeaseRenew, Method::POST) => leases::renew(app, &parts, body).await,
+        (Route::Sessions, Method::POST) => sessions::open(app, &parts, body).await,
+        (Route::Session, Method::GET) => sessions::look(app, &parts).await,
+        (Route::Session, Method::DELETE) => sessions::close(app, &parts, body).await,
+        (Route::SessionRenew, Method::POST) => sessions::renew(app, &parts, body).await,
+        (Route::Fence, Method::POST) => locks::fence(app, &parts, body).await,
+        (
+            Route::Index
+            | Route::Livez
+            | Route::Readyz
+            | Route::Metrics
+            | Route::Locks
+            | Route::Lock
+            | Route::Lease
+            | Route::LeaseRenew
+            | Route::Sessions
+            | Route::Session
+            | Route::SessionRenew
+            | Route::Fence
+            | Route::Cluster,
+            _,
+        ) => refused(),
+    }
+}
+
+impl<R: Replicator> App<R> {
+    /// Asks the leader, and keeps the deadline that fits the call.
+    pub(super) async fn ask(&self, call: Call) -> Result<Reply, Refusal> {
+        let deadline = deadline_of(&call);
+        Ok(self.service.call(call, deadline).await?)
+    }
+}
+
+/// A reply of another kind than its call asks for: a node of another version, or a bug of ours.
+pub(super) fn unexpected() -> Refusal {
+    let why = "the answer of the leader does not fit the request".to_owned();
+    ServiceError::Unknown(why).into()
+}

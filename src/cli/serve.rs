@@ -1,0 +1,66 @@
+//! `oarlock serve`: one node.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::io::AsyncReadExt;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Failure, stop_signal};
+use crate::config::{Config, LogFormat};
+use crate::node;
+use crate::shutdown::Stop;
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// TOML file; cluster/sample.toml lists every setting. Without it: the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides data_dir of the file
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Stop when standard input ends; for a parent that holds the other end
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+/// Runs a node until SIGTERM or SIGINT; a second signal ends it at once.
+pub(super) async fn run(serve: Serve) -> Result<(), Failure> {
+    let mut config = Config::load(serve.config.as_deref())
+        .map_err(|errors| Failure::usage(errors.to_string()))?;
+    if let Some(dir) = serve.data_dir {
+        config.data_dir = dir;
+    }
+    log_to_stderr(&config)?;
+    let stop = Stop::new();
+    let signals = stop.clone();
+    tokio::spawn(async move {
+        stop_signal().await;
+        tracing::info!("stopping");
+        signals.trigger();
+        stop_signal().await;
+        std::process::exit(130);
+    });
+    if serve.exit_with_stdin {
+        // A thread that is never joined: the read ends with the parent or with this process.
+        let parent = stop.clone();
+        tokio::spawn(async move {
+            let mut byte = [0; 1];
+            while matches!(tokio::io::stdin().read(&mut byte).await, Ok(read) if read > 0) {}
+            parent.trigger();
+        });
+    }
+    let ended = node::run(config, stop).await;
+    ended.map_err(|error| Failure::node(error.to_string()))
+}
+
+fn log_to_stderr(config: &Config) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|error| Failure::usage(format!("log_level: {error}")))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = match config.log_format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    set.map_err(|error| Failure::usage(format!("start logging: {error}")))
+}

@@ -1,0 +1,194 @@
+//! The configuration of a node: a TOML file, overridden by environment variables, checked whole.
+//!
+//! Every setting has a default, so an empty file runs the first of three nodes on loopback. Every
+//! setting `x` can be overridden by the variable `OARLOCK_X` (upper case). `cluster/sample.toml`
+//! lists them all; a test keeps it equal to the defaults here.
+
+mod validate;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Prefix of the environment variables that override the file.
+pub const ENVIRONMENT_PREFIX: &str = "OARLOCK_";
+
+/// A first member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    pub id: u64,
+    /// `host:port` of its peer listener.
+    pub peer_address: String,
+    /// `host:port` of its HTTP API.
+    pub api_address: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// All settings of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Number of this node; fixed for its life and never reused.
+    pub node_id: u64,
+    /// Where log, snapshots and state are kept.
+    pub data_dir: PathBuf,
+    /// `host:port` to serve the HTTP API on.
+    pub api_address: String,
+    /// `host:port` to serve peers on.
+    pub peer_address: String,
+    /// Who forms the cluster; equal on all nodes.
+    pub members: Vec<MemberConfig>,
+    /// Leader to followers; also the pace of the lease clock.
+    pub heartbeat_interval_ms: u64,
+    /// A follower that hears nothing for at least this long stands for election.
+    pub election_timeout_min_ms: u64,
+    /// … and at most this long. Also the leader lease.
+    pub election_timeout_max_ms: u64,
+    /// Log entries between two snapshots; as many stay in the log.
+    pub snapshot_log_entries: u64,
+    /// Size of one log segment.
+    pub log_segment_bytes: u64,
+    /// Page cache of the state view.
+    pub sled_cache_bytes: u64,
+    /// Client connections at once.
+    pub connections_max: usize,
+    /// Allows a listener on other than loopback addresses without TLS.
+    pub insecure_bind: bool,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
+    pub log_level: String,
+    /// `text` or `json`.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let member = |id: u64| MemberConfig {
+            id,
+            peer_address: format!("127.0.0.1:{}", 7391 + 10 * id),
+            api_address: format!("127.0.0.1:{}", 7390 + 10 * id),
+        };
+        Self {
+            node_id: 1,
+            data_dir: PathBuf::from("oarlock-data"),
+            api_address: "127.0.0.1:7400".to_owned(),
+            peer_address: "127.0.0.1:7401".to_owned(),
+            members: (1..=3).map(member).collect(),
+            heartbeat_interval_ms: 100,
+            election_timeout_min_ms: 500,
+            election_timeout_max_ms: 1000,
+            snapshot_log_entries: 50_000,
+            log_segment_bytes: 16 * 1024 * 1024,
+            sled_cache_bytes: 64 * 1024 * 1024,
+            connections_max: 10_000,
+            insecure_bind: false,
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration, a sentence each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration cannot be used:")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads a file and the environment, and checks the whole.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let one = |problem: String| ConfigErrors(vec![problem]);
+        let text = match path {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| one(format!("cannot read {}: {error}.", path.display())))?,
+            None => String::new(),
+        };
+        Self::parse(&text, std::env::vars().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)))
+    }
+
+    /// Reads a text and overriding variables, and checks the whole.
+    pub fn parse(
+        text: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut table: toml::Table =
+            text.parse().map_err(|error| ConfigErrors(vec![format!("{error}")]))?;
+        for (name, value) in variables {
+            let setting = name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase();
+            if setting == "endpoints" {
+                continue;
+            }
+            // A number, a truth value or a list where it reads as one, else a text.
+            let line = format!("value = {value}").parse::<toml::Table>();
+            let parsed = line.ok().and_then(|mut table| table.remove("value"));
+            table.insert(setting, parsed.unwrap_or(toml::Value::String(value)));
+        }
+        let config: Self =
+            table.try_into().map_err(|error| ConfigErrors(vec![format!("{error}")]))?;
+        let problems = validate::problems(&config);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigErrors(problems)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_lists_every_setting_with_its_default_and_variable() {
+        let sample = include_str!("../../cluster/sample.toml");
+        let config = Config::parse(sample, []).expect("the sample is valid");
+        assert_eq!(config, Config::default());
+        let defaults = toml::Table::try_from(Config::default()).expect("defaults are a table");
+        let listed: toml::Table = sample.parse().expect("the sample is TOML");
+        for setting in defaults.keys() {
+            assert!(listed.contains_key(setting), "{setting} is not in the sample");
+            let variable = format!("{ENVIRONMENT_PREFIX}{}", setting.to_uppercase());
+            assert!(sample.contains(&variable), "{variable} is not in the sample");
+        }
+    }
+
+    #[test]
+    fn all_errors_are_told_at_once() {
+        let text = "node_id = 9\nheartbeat_interval_ms = 400\napi_address = \"nonsense\"";
+        let errors = Config::parse(text, []).expect_err("it is wrong in three ways");
+        assert!(errors.0.len() >= 3, "{errors}");
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named() {
+        let errors = Config::parse("heartbeat = 1", []).expect_err("it is unknown");
+        assert!(errors.to_string().contains("heartbeat"), "{errors}");
+    }
+
+    #[test]
+    fn a_variable_overrides_the_file() {
+        let variable = ("OARLOCK_LOG_LEVEL".to_owned(), "debug".to_owned());
+        let number = ("OARLOCK_SNAPSHOT_LOG_ENTRIES".to_owned(), "77".to_owned());
+        let config = Config::parse("log_level = \"warn\"", [variable, number]).expect("valid");
+        assert_eq!((config.log_level.as_str(), config.snapshot_log_entries), ("debug", 77));
+    }
+
+    #[test]
+    fn a_public_address_needs_an_explicit_word() {
+        let text = "api_address = \"0.0.0.0:7400\"";
+        let errors = Config::parse(text, []).expect_err("it is not loopback");
+        assert!(errors.to_string().contains("insecure_bind"), "{errors}");
+        assert!(Config::parse(&format!("{text}\ninsecure_bind = true"), []).is_ok());
+    }
+}

@@ -1,0 +1,108 @@
+//! What a configuration must satisfy, all of it at once, in plain sentences.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::config::Config;
+
+/// Everything that is wrong, a sentence each.
+pub(super) fn problems(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    addresses(config, &mut problems);
+    members(config, &mut problems);
+    timing(config, &mut problems);
+    sizes(config, &mut problems);
+    problems
+}
+
+fn port_of(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn addresses(config: &Config, problems: &mut Vec<String>) {
+    let own = [("api_address", &config.api_address), ("peer_address", &config.peer_address)];
+    for (setting, address) in own {
+        match port_of(address) {
+            None => problems.push(format!("{setting} is host:port, not {address:?}.")),
+            Some((host, _)) if !is_loopback(host) && !config.insecure_bind => problems.push(format!(
+                "{setting} {address} is reachable from other machines and nothing encrypts or \
+                 checks who calls; bind to loopback, or set insecure_bind = true if the network \
+                 itself is private."
+            )),
+            Some(_) => {}
+        }
+    }
+    if config.api_address == config.peer_address {
+        problems.push("api_address and peer_address are the same; they are two listeners.".into());
+    }
+}
+
+fn members(config: &Config, problems: &mut Vec<String>) {
+    if config.members.is_empty() {
+        problems.push("members is empty; list every first member, this node included.".into());
+    }
+    if !config.members.iter().any(|member| member.id == config.node_id) {
+        problems.push(format!("node_id {} is not among the members.", config.node_id));
+    }
+    let ids: BTreeSet<u64> = config.members.iter().map(|member| member.id).collect();
+    if ids.len() != config.members.len() {
+        problems.push("two members have the same id; each id is used once, for ever.".into());
+    }
+    let mut seen = BTreeSet::new();
+    for member in &config.members {
+        for address in [&member.peer_address, &member.api_address] {
+            if port_of(address).is_none() {
+                problems.push(format!("member {}: {address:?} is not host:port.", member.id));
+            } else if !seen.insert(address) {
+                problems.push(format!("member {}: {address} is used twice.", member.id));
+            }
+        }
+    }
+}
+
+fn timing(config: &Config, problems: &mut Vec<String>) {
+    let (heartbeat, min, max) = (
+        config.heartbeat_interval_ms,
+        config.election_timeout_min_ms,
+        config.election_timeout_max_ms,
+    );
+    if heartbeat == 0 {
+        problems.push("heartbeat_interval_ms is at least 1.".into());
+    }
+    if heartbeat.saturating_mul(3) > min {
+        problems.push(format!(
+            "election_timeout_min_ms ({min}) is less than three heartbeats ({heartbeat} each): one \
+             lost message would cost an election."
+        ));
+    }
+    if min >= max {
+        problems.push(format!(
+            "election_timeout_min_ms ({min}) is below election_timeout_max_ms ({max}), so that \
+             two nodes seldom stand at once."
+        ));
+    }
+    if max > 60_000 {
+        problems.push("election_timeout_max_ms is at most 60000.".into());
+    }
+}
+
+fn sizes(config: &Config, problems: &mut Vec<String>) {
+    if config.snapshot_log_entries < 10 {
+        problems.push("snapshot_log_entries is at least 10.".into());
+    }
+    if !(64 * 1024..=1024 * 1024 * 1024).contains(&config.log_segment_bytes) {
+        problems.push("log_segment_bytes is 65536 (64 KiB) to 1073741824 (1 GiB).".into());
+    }
+    if config.sled_cache_bytes < 1024 * 1024 {
+        problems.push("sled_cache_bytes is at least 1048576 (1 MiB).".into());
+    }
+    if config.connections_max == 0 {
+        problems.push("connections_max is at least 1.".into());
+    }
+}

@@ -1,0 +1,352 @@
+//! The composition root: opens the store, starts Raft, service and surfaces, and stops them in
+//! reverse order. The only place that knows everybody.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Config as RaftConfig;
+use openraft::config::SnapshotPolicy;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::api::http;
+use crate::config::Config;
+use crate::observe::metrics::Metrics;
+use crate::raft::birth::{self, random_u128};
+use crate::raft::replicator::{Parts, RaftReplicator};
+use crate::raft::store::files::{DirectoryLock, Disk};
+use crate::raft::store::identity::Identity;
+use crate::raft::store::log::{Fatal, LogOptions, LogStore};
+use crate::raft::store::machine::{MachineHandle, StateMachine};
+use crate::raft::store::snapshot::Snapshots;
+use crate::raft::store::view::View;
+use crate::raft::transport::inbound::{self, Handlers};
+use crate::raft::transport::peers::Local;
+use crate::raft::transport::{NetworkFactory, Peers};
+use crate::raft::types::{Member, RaftHandle};
+use crate::service::replicator::{NodeId, Replicator, Upcalls};
+use crate::service::{Options, Service};
+use crate::shutdown::Stop;
+
+/// Handing leadership over before a stop takes no longer than this; then it is left to an election.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Calls in flight at a stop are answered within this time.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Pace of the disk use gauges.
+const SIZES_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why a node cannot run; the text says what to do.
+#[derive(Debug)]
+pub struct NodeError(String);
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NodeError {}
+
+fn because(what: &str) -> impl FnOnce(io::Error) -> NodeError {
+    move |error| NodeError(format!("{what}: {error}"))
+}
+
+/// Runs a node until `stop`.
+pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
+    let dir = config.data_dir.clone();
+    let _directory = DirectoryLock::take(&dir).map_err(because("open the data directory"))?;
+    let api = bind(&config.api_address, "api_address").await?;
+    let peer_listener = bind(&config.peer_address, "peer_address").await?;
+    let metrics = Metrics::new();
+    let store = Store::open(&config, &metrics)?;
+
+    let first_members = first_members(&config);
+    let addresses = first_members.iter().map(|(id, m)| (*id, m.peer_address.clone())).collect();
+    let local = Local::new(config.node_id, addresses, store.identity.clone());
+    let peers = Peers::new(Arc::clone(&local));
+    let handlers = Arc::new(Handlers::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(inbound::listen(peer_listener, Arc::clone(&local), Arc::clone(&handlers)));
+
+    let identity = match store.identity.clone() {
+        Some(identity) => identity,
+        None => tokio::select! {
+            () = stop.wait() => return Ok(()),
+            born = birth::await_birth(&dir, &local, &peers, &handlers, &first_members) => {
+                born.map_err(because("form the cluster"))?
+            }
+        },
+    };
+    tracing::info!(cluster = format!("{:032x}", identity.cluster_id), "this node is part of a cluster");
+
+    let log = store.log.clone();
+    let started = start_raft(&config, store, &peers).await?;
+    let Started { raft, machine, snapshots, view } = started;
+    let replicator = RaftReplicator::new(Parts {
+        raft: raft.clone(),
+        machine: machine.clone(),
+        peers: Arc::clone(&peers),
+        cluster_id: identity.cluster_id,
+        node_id: config.node_id,
+        heartbeat_interval: Duration::from_millis(config.heartbeat_interval_ms),
+        election_timeout_min: Duration::from_millis(config.election_timeout_min_ms),
+        election_timeout_max: Duration::from_millis(config.election_timeout_max_ms),
+        observe_commit: {
+            let metrics = Arc::clone(&metrics);
+            Box::new(move |took, commands| metrics.commit(took, commands))
+        },
+    });
+    let observer = Arc::clone(&metrics);
+    let ids = Box::new(random_u128);
+    let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
+    wire(&handlers, &machine, &service, &replicator, (raft.clone(), Arc::clone(&snapshots)));
+    raft.run();
+    initialise(&identity, &raft, &dir, &local).await?;
+    tasks.spawn(Arc::clone(&replicator).run());
+    tasks.spawn({
+        let service = Arc::clone(&service);
+        async move { service.expire().await }
+    });
+    tasks.spawn(watch_sizes(log, Arc::clone(&snapshots), config.log_segment_bytes, Arc::clone(&metrics)));
+    tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, local));
+    tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
+    let server = http::serve(api, Arc::clone(&service), metrics, stop.clone());
+    server.await;
+
+    shut_down(&service, &replicator, &mut tasks).await;
+    view.close();
+    Ok(())
+}
+
+async fn bind(address: &str, setting: &str) -> Result<TcpListener, NodeError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| {
+        NodeError(format!(
+            "listen on {address} ({setting}): {error}; stop whatever uses it or choose another address"
+        ))
+    })
+}
+
+fn first_members(config: &Config) -> BTreeMap<NodeId, Member> {
+    let member = |m: &crate::config::MemberConfig| Member {
+        peer_address: m.peer_address.clone(),
+        api_address: m.api_address.clone(),
+        instance_id: 0,
+    };
+    config.members.iter().map(|m| (m.id, member(m))).collect()
+}
+
+/// What is on disk, opened and verified.
+struct Store {
+    identity: Option<Identity>,
+    log: LogStore,
+    snapshots: Arc<Snapshots>,
+    fatal: Fatal,
+}
+
+impl Store {
+    fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, NodeError> {
+        let dir = &config.data_dir;
+        let identity = Identity::load(dir).map_err(because("read the identity"))?;
+        let fatal: Fatal = Arc::new(|why: &str| {
+            tracing::error!(why, "this node cannot go on and stops");
+            std::process::exit(70);
+        });
+        let files = Disk::open(&dir.join("log")).map_err(because("open the log directory"))?;
+        let options =
+            LogOptions { segment_bytes: config.log_segment_bytes, ..LogOptions::default() };
+        let observe = Arc::clone(metrics);
+        let observe = Box::new(move |took, _bytes| observe.fsync(took));
+        let log = LogStore::open(Arc::new(files), options, observe, Arc::clone(&fatal));
+        let log = log.map_err(because("open the log"))?;
+        let snapshots = Snapshots::open(&dir.join("snapshots"));
+        let snapshots = Arc::new(snapshots.map_err(because("open the snapshots"))?);
+        match &identity {
+            None if !log.is_empty() => Err(NodeError(format!(
+                "{} holds a log and no identity: the identity file was removed; restore it, or \
+                 move the directory away and let the node join under a new id",
+                dir.display()
+            ))),
+            Some(identity) if identity.node_id != config.node_id => Err(NodeError(format!(
+                "{} belongs to node {}, the configuration says node {}: correct node_id or data_dir",
+                dir.display(),
+                identity.node_id,
+                config.node_id
+            ))),
+            Some(identity) if identity.joined && log.is_empty() => Err(NodeError(format!(
+                "the log of {} is gone, and this node's vote with it; it must not vote again under \
+                 this id: move the directory away and let the node join under a new id",
+                dir.display()
+            ))),
+            Some(_) | None => Ok(Self { identity, log, snapshots, fatal }),
+        }
+    }
+}
+
+struct Started {
+    raft: RaftHandle,
+    machine: MachineHandle,
+    snapshots: Arc<Snapshots>,
+    view: Arc<View>,
+}
+
+async fn start_raft(
+    config: &Config,
+    store: Store,
+    peers: &Arc<Peers>,
+) -> Result<Started, NodeError> {
+    let Store { log, snapshots, fatal, .. } = store;
+    let known = |id| log.has(id);
+    let dir = config.data_dir.join("state");
+    let opened = View::open(&dir, config.sled_cache_bytes, &snapshots, known);
+    let (view, loaded) = opened.map_err(because("open the state view"))?;
+    if let (Some(first), None) = (log.bounds().1, loaded.applied) {
+        return Err(NodeError(format!(
+            "the log begins after entry {} and no snapshot reaches it: this node must be rebuilt \
+             from its peers; move its data directory away and let it join under a new id",
+            first.index
+        )));
+    }
+    let machine = StateMachine::new(loaded, Arc::clone(&view), Arc::clone(&snapshots), fatal);
+    let machine = machine.map_err(because("start the state machine"))?;
+    let handle = machine.handle();
+    let raft_config = raft_config(config).map_err(|why| NodeError(format!("configure Raft: {why}")))?;
+    let network = NetworkFactory(Arc::clone(peers));
+    let raft = RaftHandle::build(config.node_id, raft_config, network, log, machine).await;
+    let raft = raft.map_err(|error| NodeError(format!("start Raft: {error}")))?;
+    Ok(Started { raft, machine: handle, snapshots, view })
+}
+
+fn raft_config(config: &Config) -> Result<Arc<RaftConfig>, String> {
+    let raft = RaftConfig {
+        cluster_name: "oarlock".to_owned(),
+        heartbeat_interval: config.heartbeat_interval_ms,
+        election_timeout_min: config.election_timeout_min_ms,
+        election_timeout_max: config.election_timeout_max_ms,
+        enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some(2 * config.election_timeout_max_ms),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_log_entries),
+        // One interval of log stays, so that the previous snapshot can be bridged.
+        max_in_snapshot_log_to_keep: config.snapshot_log_entries,
+        replication_lag_threshold: config.snapshot_log_entries.saturating_mul(2),
+        install_snapshot_timeout: 120_000,
+        ..RaftConfig::default()
+    };
+    raft.validate().map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// Connects what was made apart: peers and applied entries reach the service.
+fn wire(
+    handlers: &Handlers,
+    machine: &MachineHandle,
+    service: &Arc<Service<RaftReplicator>>,
+    replicator: &Arc<RaftReplicator>,
+    raft: (RaftHandle, Arc<Snapshots>),
+) {
+    let upcalls = Arc::clone(service);
+    machine.on_events(Box::new(move |events, _| upcalls.applied(events)));
+    let upcalls = Arc::clone(service);
+    let _only_once = handlers.call.set(Box::new(move |call| upcalls.call(call)));
+    let hears = Arc::clone(replicator);
+    let _only_once = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
+    let _only_once = handlers.raft.set(raft);
+}
+
+/// The lowest first member initialises Raft once; a crash before that is made up for here.
+async fn initialise(
+    identity: &Identity,
+    raft: &RaftHandle,
+    dir: &Path,
+    local: &Local,
+) -> Result<(), NodeError> {
+    let lowest = identity.members.iter().map(|(id, _)| *id).min() == Some(identity.node_id);
+    if !lowest || identity.joined {
+        return Ok(());
+    }
+    let initialised = raft.is_initialized().await;
+    if !initialised.map_err(|error| NodeError(format!("ask Raft: {error}")))? {
+        let members: BTreeMap<NodeId, Member> = identity.members.iter().cloned().collect();
+        let done = raft.initialize(members).await;
+        done.map_err(|error| NodeError(format!("initialise the cluster: {error}")))?;
+    }
+    save_joined(identity, dir, local).map_err(because("write the identity"))
+}
+
+fn save_joined(identity: &Identity, dir: &Path, local: &Local) -> io::Result<()> {
+    let identity = Identity { joined: true, ..identity.clone() };
+    identity.save(dir)?;
+    local.set_identity(identity);
+    Ok(())
+}
+
+/// Writes down that this node's log is in use, before its vote can matter twice.
+async fn remember_joining(
+    identity: Identity,
+    raft: RaftHandle,
+    dir: std::path::PathBuf,
+    local: Arc<Local>,
+) {
+    if local.identity().is_some_and(|identity| identity.joined) {
+        return;
+    }
+    let waited = raft.wait(None).metrics(|m| m.last_log_index.is_some(), "the log is used").await;
+    if waited.is_ok()
+        && let Err(error) = save_joined(&identity, &dir, &local)
+    {
+        tracing::error!(%error, "writing the identity failed");
+    }
+}
+
+/// Keeps the gauges of disk use current; nothing decides by them.
+async fn watch_sizes(
+    log: LogStore,
+    snapshots: Arc<Snapshots>,
+    segment_bytes: u64,
+    metrics: Arc<Metrics>,
+) {
+    let mut ticks = tokio::time::interval(SIZES_INTERVAL);
+    loop {
+        ticks.tick().await;
+        metrics.log_size(log.sizes().segments as u64 * segment_bytes);
+        metrics.snapshot_size(snapshots.newest().map_or(0, |file| file.bytes()));
+    }
+}
+
+/// Stops in reverse order: no new work, leadership handed over, calls answered, then Raft.
+async fn shut_down(
+    service: &Arc<Service<RaftReplicator>>,
+    replicator: &Arc<RaftReplicator>,
+    tasks: &mut JoinSet<()>,
+) {
+    service.drain();
+    let raft = replicator.raft();
+    if replicator.leadership().borrow().serving_here {
+        let handed_over = hand_over(replicator);
+        if tokio::time::timeout(HAND_OVER_DEADLINE, handed_over).await.is_err() {
+            tracing::warn!("nobody took leadership over in time; the others will elect");
+        }
+    }
+    tokio::time::sleep(DRAIN_DEADLINE.min(Duration::from_millis(100))).await;
+    if let Err(error) = raft.shutdown().await {
+        tracing::warn!(%error, "Raft did not stop cleanly");
+    }
+    tasks.shutdown().await;
+}
+
+/// Gives leadership to the voter that is closest behind.
+async fn hand_over(replicator: &Arc<RaftReplicator>) {
+    let status = replicator.status();
+    let candidates = status.members.iter().filter(|m| m.voter && m.id != status.node_id);
+    let Some(target) = candidates.min_by_key(|m| m.lag_entries.unwrap_or(u64::MAX)) else { return };
+    if replicator.raft().trigger().transfer_leader(target.id).await.is_err() {
+        return;
+    }
+    let mut leadership = replicator.leadership();
+    let _gone_or_stopped = leadership.wait_for(|now| !now.serving_here).await;
+}

@@ -1,0 +1,4 @@
+//! What operators see of a node: its metrics.
+
+pub mod metrics;
+pub mod stopwatch;

@@ -1,0 +1,427 @@
+//! The thread behind apply that keeps the view and makes snapshots.
+//!
+//! It sleeps until something is applied, then writes at most one batch per interval. A snapshot is
+//! read from the view while nothing else writes to it; what is applied meanwhile is gathered, row
+//! by row with the latest value, and written afterwards. Apply never waits for the disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oarlock_core::image::{Row, RowKey};
+use oarlock_core::machine::Machine;
+
+use crate::raft::store::home::Home;
+use crate::raft::store::machine::{Job, Shared};
+use crate::raft::store::snapshot::SnapshotFile;
+use crate::raft::store::view::{Changes, Position, View, ViewError, ViewOptions};
+use crate::raft::types::SnapshotMeta;
+
+/// First and longest pause between attempts to replace a view that cannot be written.
+const REPLACE_PAUSE_MIN: Duration = Duration::from_millis(200);
+const REPLACE_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Attempts that fail for another reason than a full disk before the node gives up.
+const REPLACE_ATTEMPTS_MAX: u32 = 5;
+
+/// Owns the view.
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) view: Option<View>,
+    pub(crate) home: Home,
+    pub(crate) options: ViewOptions,
+    /// Shortest time between two batches.
+    pub(crate) interval: Duration,
+}
+
+enum Work {
+    Changes(Changes),
+    Job(Job),
+    Stop(Option<Changes>),
+}
+
+/// Changes gathered while a snapshot is read.
+#[derive(Default)]
+struct Gathered {
+    rows: BTreeMap<RowKey, Option<Row>>,
+    position: Option<Position>,
+}
+
+impl Writer {
+    /// Works until it is told to stop.
+    pub(crate) fn run(mut self) {
+        let mut last_batch = None;
+        loop {
+            match self.next(last_batch) {
+                Work::Changes(changes) => {
+                    last_batch = Some(Instant::now());
+                    self.write(&changes);
+                }
+                Work::Job(Job::Snapshot { changes, reply }) => {
+                    self.write(&changes);
+                    let result = self.snapshot_or_replace();
+                    // Nobody waits any more: the snapshot counts all the same.
+                    let _unheard = reply.send(result);
+                }
+                Work::Job(Job::Install { file, reply }) => {
+                    let result = self.install(&file);
+                    let _unheard = reply.send(result);
+                }
+                Work::Stop(changes) => {
+                    if let Some(changes) = changes {
+                        self.write(&changes);
+                    }
+                    if let Some(view) = self.view.take() {
+                        if let Err(error) = view.sync() {
+                            tracing::warn!(%error, "the view was not synced at the end");
+                        }
+                        view.close();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next(&self, last_batch: Option<Instant>) -> Work {
+        let mut state = self.shared.lock();
+        loop {
+            if state.broken {
+                state.jobs.clear();
+                return Work::Stop(None);
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Work::Job(job);
+            }
+            if state.stop {
+                return Work::Stop(Some(state.take_changes()));
+            }
+            let wait = last_batch
+                .map_or(Duration::ZERO, |at: Instant| self.interval.saturating_sub(at.elapsed()));
+            if state.dirty && wait.is_zero() {
+                return Work::Changes(state.take_changes());
+            }
+            let wake = &self.shared.wake;
+            state = if state.dirty {
+                wake.wait_timeout(state, wait).unwrap_or_else(std::sync::PoisonError::into_inner).0
+            } else {
+                wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
+            };
+        }
+    }
+
+    /// Writes changes, or replaces the view by the machine's present image if it cannot be written.
+    fn write(&mut self, changes: &Changes) {
+        let Some(view) = &mut self.view else { return self.replace() };
+        if let Err(error) = view.write(changes) {
+            tracing::error!(%error, "the view cannot be written");
+            self.replace();
+        }
+    }
+
+    /// Builds a new view from the machine. Until it succeeds there is none; the log is the truth.
+    fn replace(&mut self) {
+        let mut pause = REPLACE_PAUSE_MIN;
+        let mut attempts = 0;
+        loop {
+            match self.try_replace() {
+                Ok(()) => return tracing::info!("the view was built anew from memory"),
+                Err(error) if error.is_full => {
+                    tracing::error!(%error, "no room for the view; trying again");
+                }
+                Err(error) => {
+                    attempts += 1;
+                    if attempts == REPLACE_ATTEMPTS_MAX {
+                        self.shared.lock().broken = true;
+                        self.shared.fail(&format!(
+                            "the view of the state cannot be written ({error}); check the disk"
+                        ));
+                        return;
+                    }
+                    tracing::error!(%error, "the view cannot be built; trying again");
+                }
+            }
+            let deadline = Instant::now() + pause;
+            pause = (pause * 2).min(REPLACE_PAUSE_MAX);
+            let mut state = self.shared.lock();
+            while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+                // Jobs wait for a view; only a stop ends the pause.
+                if state.stop || state.broken {
+                    return;
+                }
+                state = self
+                    .shared
+                    .wake
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .0;
+            }
+        }
+    }
+
+    fn try_replace(&mut self) -> Result<(), ViewError> {
+        let old = self.view.take().map(|view| {
+            let path = view.path().to_owned();
+            view.close();
+            path
+        });
+        let path = self.home.fresh()?;
+        let (image, position) = {
+            let state = &mut *self.shared.lock();
+            if state.broken {
+                return Err("the machine is broken".to_owned().into());
+            }
+            state.take_changes();
+            for job in &mut state.jobs {
+                if let Job::Snapshot { changes, .. } = job {
+                    // The image below holds them; written later they would undo newer ones.
+                    *changes = Changes { rows: Vec::new(), position: state.position.clone() };
+                }
+            }
+            (state.machine.rows().collect::<Vec<_>>(), state.position.clone())
+        };
+        let built = View::build(&path, self.options, image.into_iter().map(Ok), &position);
+        let view = match built {
+            Ok(view) => view,
+            Err(error) => {
+                remove_unused(&path);
+                return Err(error);
+            }
+        };
+        self.home.switch(&path)?;
+        self.view = Some(view);
+        if let Some(old) = old {
+            self.home.set_aside(&old, "it could not be written")?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot; a view that turns out damaged on the way is replaced first.
+    fn snapshot_or_replace(&mut self) -> io::Result<SnapshotFile> {
+        let result = self.snapshot();
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(%error, "the view is damaged");
+                self.replace();
+                self.snapshot()
+            }
+            _ => result,
+        }
+    }
+
+    /// A snapshot of the view as it is.
+    fn snapshot(&mut self) -> io::Result<SnapshotFile> {
+        let Some(view) = &self.view else {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "there is no view"));
+        };
+        let position = view.position().clone();
+        let current = self.shared.snapshots.current();
+        if let Some(current) = current
+            && position.last_applied.is_some()
+            && current.meta().last_log_id == position.last_applied
+        {
+            return Ok(current);
+        }
+        let begun = Instant::now();
+        let meta = SnapshotMeta {
+            last_log_id: position.last_applied,
+            last_membership: position.membership.clone(),
+        };
+        let mut file = self.shared.snapshots.begin(meta, view.row_count())?;
+        let mut gathered = Gathered::default();
+        let mut gathered_at = begun;
+        let walked = view.for_each_row(|key, value| {
+            if file.push(key, value)? && gathered_at.elapsed() >= self.interval {
+                gathered_at = Instant::now();
+                self.gather(&mut gathered);
+            }
+            Ok(())
+        });
+        let row_sum = view.row_sum();
+        let done = walked.and_then(|()| file.finish(row_sum));
+        if let Some(position) = gathered.position.take() {
+            let rows = gathered.rows.into_iter().collect();
+            self.write(&Changes { rows, position });
+        }
+        let file = done?;
+        self.shared.snapshots.put(&file)?;
+        let (rows, bytes) = (file.row_count(), file.bytes());
+        let took_ms = begun.elapsed().as_millis();
+        tracing::info!(position = ?position.last_applied, rows, bytes, took_ms, "snapshot written");
+        Ok(file)
+    }
+
+    /// Takes changes out of the machine without writing them. Not past a cut that waits in the
+    /// queue: it holds older ones.
+    fn gather(&self, gathered: &mut Gathered) {
+        let changes = {
+            let mut state = self.shared.lock();
+            if !state.dirty || state.broken || !state.jobs.is_empty() {
+                return;
+            }
+            state.take_changes()
+        };
+        gathered.rows.extend(changes.rows);
+        gathered.position = Some(changes.position);
+    }
+
+    /// Puts a snapshot in the place of everything: first a complete new view, then the pointer to
+    /// it, then the machine.
+    fn install(&mut self, file: &SnapshotFile) -> io::Result<()> {
+        self.shared.snapshots.put(file)?;
+        let (machine, position) = load(file)?;
+        let path = self.home.fresh()?;
+        let view = match build_from(&path, self.options, file) {
+            Ok(view) => view,
+            Err(error) => {
+                remove_unused(&path);
+                return Err(error.into());
+            }
+        };
+        self.home.switch(&path)?;
+        let old = self.view.replace(view);
+        {
+            let mut state = self.shared.lock();
+            state.machine = machine;
+            state.position = position.clone();
+            state.dirty = false;
+            for job in &mut state.jobs {
+                if let Job::Snapshot { changes, .. } = job {
+                    *changes = Changes { rows: Vec::new(), position: position.clone() };
+                }
+            }
+        }
+        self.shared.tell_applied(position.last_applied);
+        tracing::info!(position = ?position.last_applied, rows = file.row_count(), "snapshot installed");
+        if let Some(old) = old {
+            let path = old.path().to_owned();
+            old.close();
+            remove_unused(&path);
+        }
+        Ok(())
+    }
+}
+
+/// The machine in a snapshot.
+pub(crate) fn load(file: &SnapshotFile) -> io::Result<(Machine, Position)> {
+    let rows = file.rows()?.collect::<io::Result<Vec<_>>>()?;
+    let machine = Machine::from_rows(rows).map_err(|bad| {
+        let text = format!("the snapshot's rows are no state: {}", bad.0);
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })?;
+    Ok((machine, position_of(file)))
+}
+
+fn position_of(file: &SnapshotFile) -> Position {
+    let meta = file.meta();
+    Position { last_applied: meta.last_log_id, membership: meta.last_membership.clone() }
+}
+
+/// A new view with the rows of a snapshot.
+pub(crate) fn build_from(
+    path: &std::path::Path,
+    options: ViewOptions,
+    file: &SnapshotFile,
+) -> Result<View, ViewError> {
+    let view = View::build(path, options, file.rows()?, &position_of(file))?;
+    if view.row_sum() != file.row_sum() || view.row_count() != file.row_count() {
+        return Err("the view differs from the snapshot it was built from".to_owned().into());
+    }
+    Ok(view)
+}
+
+fn remove_unused(path: &std::path::Path) {
+    if let Err(error) = std::fs::remove_dir_all(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path = %path.display(), "an unused view could not be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use oarlock_core::command::{Command, Entry, LEVEL, OpenSession};
+    use oarlock_core::ids::{Metadata, Owner, SessionId};
+    use oarlock_core::time::{LeaseTime, Ttl};
+
+    use super::*;
+    use crate::raft::store::snapshots::Snapshots;
+
+    fn machine() -> Machine {
+        let mut machine = Machine::new();
+        let open = |number: u128| {
+            let open = OpenSession {
+                session_id: SessionId(number),
+                owner: Owner::new("tester").expect("an owner"),
+                ttl: Ttl::new(60_000).expect("a ttl"),
+                request_id: None,
+                metadata: Metadata::default(),
+            };
+            (LeaseTime(1), Command::OpenSession(open))
+        };
+        let commands = (1..=9).map(open).collect();
+        machine.apply(&Entry { level: LEVEL, wall_ms: 0, commands }).expect("a known level");
+        machine
+    }
+
+    /// A writer whose view is to be prepared by the test, and what it reported as fatal.
+    fn writer(dir: &std::path::Path) -> (Writer, Arc<Mutex<Vec<String>>>) {
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&failures);
+        let fatal = Arc::new(move |why: &str| heard.lock().expect("lock").push(why.to_owned()));
+        let snapshots = Snapshots::open(&dir.join("snapshots"), 1, None).expect("snapshots");
+        let state = (machine(), Position::default());
+        let shared = Shared::new(state, Arc::new(snapshots), fatal, false);
+        let home = Home::open(&dir.join("state")).expect("home");
+        let options = ViewOptions { cluster_id: 1, cache_bytes: 1 << 20 };
+        let interval = Duration::from_millis(1);
+        (Writer { shared, view: None, home, options, interval }, failures)
+    }
+
+    fn image(machine: &Machine) -> Vec<(RowKey, Row)> {
+        machine.rows().collect()
+    }
+
+    #[test]
+    fn a_view_that_lost_a_row_does_not_reach_a_snapshot() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (mut writer, failures) = writer(dir.path());
+        let path = writer.home.fresh().expect("name");
+        let rows = image(&machine()).into_iter().map(Ok);
+        let view = View::build(&path, writer.options, rows, &Position::default()).expect("build");
+        view.damage();
+        writer.view = Some(view);
+        let file = writer.snapshot_or_replace().expect("a snapshot");
+        assert_eq!(image(&load(&file).expect("a state").0), image(&machine()));
+        assert!(dir.path().join("state/state.bad-1").is_dir(), "the damaged view is kept");
+        assert!(failures.lock().expect("lock").is_empty());
+    }
+
+    #[test]
+    fn changes_that_could_not_be_written_are_in_the_next_view() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (mut writer, _failures) = writer(dir.path());
+        let changes = writer.shared.lock().take_changes();
+        drop(changes);
+        writer.write(&Changes::default());
+        let view = writer.view.take().expect("a view");
+        let path = view.path().to_owned();
+        view.close();
+        let (_view, found, _) = View::load(&path, writer.options).expect("load");
+        assert_eq!(image(&found), image(&machine()));
+        assert_eq!(writer.home.current().expect("pointer"), Some(path));
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_view_at_all_ends_the_process() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (mut writer, failures) = writer(dir.path());
+        std::fs::remove_dir_all(dir.path().join("state")).expect("remove");
+        std::fs::write(dir.path().join("state"), b"a file where the directory was").expect("write");
+        writer.write(&Changes::default());
+        assert_eq!(failures.lock().expect("lock").len(), 1);
+        assert!(writer.shared.lock().broken);
+    }
+}
