@@ -1,6 +1,20 @@
 //! The server and command line of oarlock.
+//!
+//! ```text
+//!  main · node · config · observe · cli · bench     outermost: builds the parts, knows everybody
+//!        │                 │
+//!      api/*             raft/                     the outside world, and replication with its disk
+//!        └──────┬──────────┘                       they do not know each other
+//!            service/                              use cases; owns the port to replication
+//!               │
+//!         oarlock-core (src/lock)                  the rules of locks, pure
+//! ```
 
 pub mod api;
+pub mod cli;
+pub mod config;
+pub mod node;
 pub mod observe;
 pub mod raft;
 pub mod service;
+pub mod shutdown;

@@ -8,8 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::Config as RaftConfig;
-use openraft::config::SnapshotPolicy;
+use openraft::{Config as RaftConfig, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -21,15 +20,15 @@ use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::store::files::{DirectoryLock, Disk};
 use crate::raft::store::identity::Identity;
 use crate::raft::store::log::{Fatal, LogOptions, LogStore};
-use crate::raft::store::machine::{MachineHandle, StateMachine};
-use crate::raft::store::snapshot::Snapshots;
-use crate::raft::store::view::View;
+use crate::raft::store::machine::MachineHandle;
+use crate::raft::store::snapshots::Snapshots;
+use crate::raft::store::start::{self, LogFacts};
 use crate::raft::transport::inbound::{self, Handlers};
 use crate::raft::transport::peers::Local;
 use crate::raft::transport::{NetworkFactory, Peers};
 use crate::raft::types::{Member, RaftHandle};
 use crate::service::replicator::{NodeId, Replicator, Upcalls};
-use crate::service::{Options, Service};
+use crate::service::{NodeState, Options, Service};
 use crate::shutdown::Stop;
 
 /// Handing leadership over before a stop takes no longer than this; then it is left to an election.
@@ -83,11 +82,15 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
             }
         },
     };
-    tracing::info!(cluster = format!("{:032x}", identity.cluster_id), "this node is part of a cluster");
+    tracing::info!(
+        cluster = format!("{:032x}", identity.cluster_id),
+        "this node is part of a cluster"
+    );
 
     let log = store.log.clone();
-    let started = start_raft(&config, store, &peers).await?;
-    let Started { raft, machine, snapshots, view } = started;
+    let started = start_raft(&config, store, identity.cluster_id, &peers).await?;
+    let Started { raft, machine } = started;
+    let snapshots = machine.snapshots();
     let replicator = RaftReplicator::new(Parts {
         raft: raft.clone(),
         machine: machine.clone(),
@@ -113,15 +116,20 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
         let service = Arc::clone(&service);
         async move { service.expire().await }
     });
-    tasks.spawn(watch_sizes(log, Arc::clone(&snapshots), config.log_segment_bytes, Arc::clone(&metrics)));
+    tasks.spawn(watch_sizes(
+        log,
+        Arc::clone(&snapshots),
+        config.log_segment_bytes,
+        Arc::clone(&metrics),
+    ));
     tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, local));
     tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
-    let server = http::serve(api, Arc::clone(&service), metrics, stop.clone());
-    server.await;
+    serve_http(api, &config, &service, &metrics, &replicator, &stop).await;
 
-    shut_down(&service, &replicator, &mut tasks).await;
-    view.close();
-    Ok(())
+    shut_down(&replicator, &mut tasks).await;
+    tokio::task::spawn_blocking(move || machine.close())
+        .await
+        .map_err(|error| NodeError(format!("close the state: {error}")))
 }
 
 async fn bind(address: &str, setting: &str) -> Result<TcpListener, NodeError> {
@@ -146,7 +154,6 @@ fn first_members(config: &Config) -> BTreeMap<NodeId, Member> {
 struct Store {
     identity: Option<Identity>,
     log: LogStore,
-    snapshots: Arc<Snapshots>,
     fatal: Fatal,
 }
 
@@ -165,8 +172,6 @@ impl Store {
         let observe = Box::new(move |took, _bytes| observe.fsync(took));
         let log = LogStore::open(Arc::new(files), options, observe, Arc::clone(&fatal));
         let log = log.map_err(because("open the log"))?;
-        let snapshots = Snapshots::open(&dir.join("snapshots"));
-        let snapshots = Arc::new(snapshots.map_err(because("open the snapshots"))?);
         match &identity {
             None if !log.is_empty() => Err(NodeError(format!(
                 "{} holds a log and no identity: the identity file was removed; restore it, or \
@@ -184,7 +189,7 @@ impl Store {
                  this id: move the directory away and let the node join under a new id",
                 dir.display()
             ))),
-            Some(_) | None => Ok(Self { identity, log, snapshots, fatal }),
+            Some(_) | None => Ok(Self { identity, log, fatal }),
         }
     }
 }
@@ -192,35 +197,29 @@ impl Store {
 struct Started {
     raft: RaftHandle,
     machine: MachineHandle,
-    snapshots: Arc<Snapshots>,
-    view: Arc<View>,
 }
 
 async fn start_raft(
     config: &Config,
     store: Store,
+    cluster_id: u128,
     peers: &Arc<Peers>,
 ) -> Result<Started, NodeError> {
-    let Store { log, snapshots, fatal, .. } = store;
-    let known = |id| log.has(id);
-    let dir = config.data_dir.join("state");
-    let opened = View::open(&dir, config.sled_cache_bytes, &snapshots, known);
-    let (view, loaded) = opened.map_err(because("open the state view"))?;
-    if let (Some(first), None) = (log.bounds().1, loaded.applied) {
-        return Err(NodeError(format!(
-            "the log begins after entry {} and no snapshot reaches it: this node must be rebuilt \
-             from its peers; move its data directory away and let it join under a new id",
-            first.index
-        )));
-    }
-    let machine = StateMachine::new(loaded, Arc::clone(&view), Arc::clone(&snapshots), fatal);
-    let machine = machine.map_err(because("start the state machine"))?;
-    let handle = machine.handle();
-    let raft_config = raft_config(config).map_err(|why| NodeError(format!("configure Raft: {why}")))?;
+    let Store { log, fatal, .. } = store;
+    let options = start::Options {
+        cache_bytes: config.sled_cache_bytes,
+        ..start::Options::new(config.data_dir.clone(), cluster_id)
+    };
+    let facts = LogFacts { has: &|id| log.has(id), last_purged: log.bounds().1 };
+    // Blocks this task alone: nothing else of the node runs yet but the peer listener.
+    let opened = tokio::task::block_in_place(|| start::open(&options, &facts, fatal));
+    let (machine, handle) = opened.map_err(because("open the state"))?;
+    let raft_config =
+        raft_config(config).map_err(|why| NodeError(format!("configure Raft: {why}")))?;
     let network = NetworkFactory(Arc::clone(peers));
     let raft = RaftHandle::build(config.node_id, raft_config, network, log, machine).await;
     let raft = raft.map_err(|error| NodeError(format!("start Raft: {error}")))?;
-    Ok(Started { raft, machine: handle, snapshots, view })
+    Ok(Started { raft, machine: handle })
 }
 
 fn raft_config(config: &Config) -> Result<Arc<RaftConfig>, String> {
@@ -252,7 +251,7 @@ fn wire(
     let upcalls = Arc::clone(service);
     machine.on_events(Box::new(move |events, _| upcalls.applied(events)));
     let upcalls = Arc::clone(service);
-    let _only_once = handlers.call.set(Box::new(move |call| upcalls.call(call)));
+    let _only_once = handlers.call.set(Box::new(move |call| Upcalls::call(&*upcalls, call)));
     let hears = Arc::clone(replicator);
     let _only_once = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
     let _only_once = handlers.raft.set(raft);
@@ -314,26 +313,41 @@ async fn watch_sizes(
     loop {
         ticks.tick().await;
         metrics.log_size(log.sizes().segments as u64 * segment_bytes);
-        metrics.snapshot_size(snapshots.newest().map_or(0, |file| file.bytes()));
+        metrics.snapshot_size(snapshots.current().map_or(0, |file| file.bytes()));
     }
 }
 
-/// Stops in reverse order: no new work, leadership handed over, calls answered, then Raft.
-async fn shut_down(
+/// Serves clients until the stop; then hands leadership over while their calls are answered.
+async fn serve_http(
+    listener: TcpListener,
+    config: &Config,
     service: &Arc<Service<RaftReplicator>>,
+    metrics: &Arc<Metrics>,
     replicator: &Arc<RaftReplicator>,
-    tasks: &mut JoinSet<()>,
+    stop: &Stop,
 ) {
-    service.drain();
-    let raft = replicator.raft();
-    if replicator.leadership().borrow().serving_here {
-        let handed_over = hand_over(replicator);
-        if tokio::time::timeout(HAND_OVER_DEADLINE, handed_over).await.is_err() {
+    let page = Arc::clone(metrics);
+    let app = http::App {
+        service: Arc::clone(service),
+        metrics: Arc::new(move |state: &NodeState| page.render(state)),
+    };
+    let limits =
+        http::Limits { connections_max: config.connections_max, stop_grace: DRAIN_DEADLINE };
+    let stopped = async {
+        stop.wait().await;
+        // Hand over first: a call that arrives meanwhile is still answered, by the next leader.
+        let handing_over = tokio::time::timeout(HAND_OVER_DEADLINE, hand_over(replicator));
+        if handing_over.await.is_err() {
             tracing::warn!("nobody took leadership over in time; the others will elect");
         }
-    }
-    tokio::time::sleep(DRAIN_DEADLINE.min(Duration::from_millis(100))).await;
-    if let Err(error) = raft.shutdown().await {
+        service.drain();
+    };
+    http::serve(listener, http::router(app), limits, stopped).await;
+}
+
+/// Stops Raft and everything that this node runs.
+async fn shut_down(replicator: &Arc<RaftReplicator>, tasks: &mut JoinSet<()>) {
+    if let Err(error) = replicator.raft().shutdown().await {
         tracing::warn!(%error, "Raft did not stop cleanly");
     }
     tasks.shutdown().await;
@@ -341,6 +355,9 @@ async fn shut_down(
 
 /// Gives leadership to the voter that is closest behind.
 async fn hand_over(replicator: &Arc<RaftReplicator>) {
+    if !replicator.leadership().borrow().serving_here {
+        return;
+    }
     let status = replicator.status();
     let candidates = status.members.iter().filter(|m| m.voter && m.id != status.node_id);
     let Some(target) = candidates.min_by_key(|m| m.lag_entries.unwrap_or(u64::MAX)) else { return };

@@ -191,7 +191,8 @@ async fn wait_ready(nodes: &[Node]) -> Result<(), Failure> {
 async fn is_ready(address: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(4096).read_to_end(&mut answer).await?;
@@ -207,7 +208,8 @@ fn tail(path: &Path) -> String {
 }
 
 fn greeting(nodes: &[Node], dir: &Path, port_base: u16) -> String {
-    let mut text = format!("A cluster of {} is ready. Data and logs: {}\n\n", nodes.len(), dir.display());
+    let mut text =
+        format!("A cluster of {} is ready. Data and logs: {}\n\n", nodes.len(), dir.display());
     for node in nodes {
         let _infallible =
             writeln!(text, "  node {}   http://{}   pid {}", node.id, node.api_address, node.pid);
@@ -261,8 +263,7 @@ async fn stop(children: Vec<(u64, Child)>) {
         if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
             && let Some(pid) = rustix::process::Pid::from_raw(pid)
         {
-            let _may_have_ended =
-                rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _may_have_ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         ends.spawn(async move {
             if timeout(STOP_DEADLINE, child.wait()).await.is_err() {

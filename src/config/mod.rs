@@ -118,7 +118,10 @@ impl Config {
                 .map_err(|error| one(format!("cannot read {}: {error}.", path.display())))?,
             None => String::new(),
         };
-        Self::parse(&text, std::env::vars().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)))
+        Self::parse(
+            &text,
+            std::env::vars().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)),
+        )
     }
 
     /// Reads a text and overriding variables, and checks the whole.

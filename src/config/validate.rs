@@ -30,11 +30,13 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
     for (setting, address) in own {
         match port_of(address) {
             None => problems.push(format!("{setting} is host:port, not {address:?}.")),
-            Some((host, _)) if !is_loopback(host) && !config.insecure_bind => problems.push(format!(
-                "{setting} {address} is reachable from other machines and nothing encrypts or \
+            Some((host, _)) if !is_loopback(host) && !config.insecure_bind => {
+                problems.push(format!(
+                    "{setting} {address} is reachable from other machines and nothing encrypts or \
                  checks who calls; bind to loopback, or set insecure_bind = true if the network \
                  itself is private."
-            )),
+                ))
+            }
             Some(_) => {}
         }
     }

@@ -1,381 +1,329 @@
-//! Taking a lock: grant, queue or refuse; repeats of a request; connections that come and go; and
-//! the hand-over to the next in line.
+//! Taking locks: acquire, its repeats, attach and detach, and the grants that follow.
+//!
+//! An acquire is granted at once only past an empty queue, so nobody overtakes (P8). Whether a
+//! grant is possible is decided in `decide` and in `settle`, nowhere else.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
-use crate::answers::Record;
-use crate::command::{Acquire, LeaseTerm, Mode};
+use crate::command::{Acquire, LeaseTerm};
+use crate::deadlines::Due;
 use crate::event::EventKind;
-use crate::fingerprint::of_acquire;
-use crate::ids::{LeaseId, LockName, Token};
+use crate::ids::{LeaseId, LockName, Revision, Token};
 use crate::image::RowKey;
-use crate::machine::Machine;
-use crate::outcome::{
-    Contention, EndReason, Ended, Grant, HOLDERS_SHOWN_MAX, Outcome, Queued, Rejection,
-};
-use crate::table::{Due, Lease, LeaseState};
+use crate::limits::count;
+use crate::machine::{Machine, Step};
+use crate::outcome::{Contention, Grant, HOLDERS_SHOWN_MAX, Outcome, Queued, Rejection};
+use crate::queue::Queue;
+use crate::requests::{Subject, acquire_fingerprint};
+use crate::table::{Held, Lease, LeaseState, Lock, Waiting};
+use crate::time::{LeaseTime, Wait};
+
+/// What becomes of an acquire that is not refused.
+enum Decision {
+    Grant,
+    Queue,
+}
 
 impl Machine {
-    pub(crate) fn acquire(&mut self, acquire: &Acquire) -> Outcome {
-        if let Some(outcome) = self.repeated_acquire(acquire) {
+    pub(crate) fn acquire(&mut self, acquire: &Acquire, step: &mut Step) -> Outcome {
+        let fingerprint = acquire_fingerprint(acquire);
+        if let Some(outcome) = self.repeat_acquire(acquire, fingerprint) {
             return outcome;
         }
-        if let Err(rejection) = self.acquire_allowed(acquire) {
-            return Outcome::Rejected(rejection);
+        match self.decide(acquire) {
+            Err(rejection) => Outcome::Rejected(rejection),
+            Ok(Decision::Queue) => self.enqueue(acquire, fingerprint, step),
+            Ok(Decision::Grant) => match self.next_token() {
+                Some(token) => self.grant_at_once(acquire, fingerprint, token, step),
+                None => Outcome::Rejected(Rejection::TokensExhausted),
+            },
         }
-        let lock = self.table.locks.get(&acquire.name);
-        let free = lock.is_none_or(|lock| lock.queue.is_empty() && lock.admits(acquire.mode));
-        let holders = lock.map_or(0, |lock| lock.holders.len());
-        if free && holders < self.limits.holders {
-            let Some(token) = self.next_token() else {
-                return Outcome::Rejected(Rejection::TokensExhausted);
-            };
-            return self.grant_new(acquire, token);
+    }
+
+    /// The answer if this request, or its lease id, is known: what became of the first one.
+    fn repeat_acquire(&mut self, acquire: &Acquire, fingerprint: u64) -> Option<Outcome> {
+        let lease_id = match self.memory.by_request(acquire.request_id) {
+            Some(Subject::Lease(lease_id)) => lease_id,
+            Some(Subject::Session(_)) => {
+                return Some(Outcome::Rejected(Rejection::RequestIdReused));
+            }
+            None => acquire.lease_id,
+        };
+        let (request_id, first) = match self.table.leases.get(&lease_id) {
+            Some(lease) => (lease.request_id, lease.fingerprint),
+            None => self.memory.origin(Subject::Lease(lease_id))?,
+        };
+        let same_request = acquire.request_id.is_none() || acquire.request_id == request_id;
+        if !same_request || first != fingerprint {
+            return Some(Outcome::Rejected(Rejection::RequestIdReused));
+        }
+        Some(self.resume(lease_id, Some(acquire.wait)))
+    }
+
+    /// Decides about a new request without changing anything.
+    fn decide(&self, acquire: &Acquire) -> Result<Decision, Rejection> {
+        if acquire.request_id.is_some() && self.memory.is_full(&self.limits) {
+            return Err(Rejection::AnswersFull { limit: count(self.limits.answers_max) });
+        }
+        if let LeaseTerm::Session(session_id) = acquire.term {
+            self.known_session(session_id)?;
+        }
+        if self.tokens_exhausted() {
+            return Err(Rejection::TokensExhausted);
+        }
+        let decision = match self.table.locks.get(&acquire.name) {
+            None => Decision::Grant,
+            Some(lock) => self.decide_contended(acquire, lock)?,
+        };
+        if let LeaseTerm::Session(session_id) = acquire.term {
+            let limit = self.limits.leases_per_session_max;
+            if self.session_lease_count(session_id) >= limit {
+                return Err(Rejection::SessionLeasesFull { limit: count(limit) });
+            }
+        }
+        if self.table.leases.len() >= self.limits.leases_max {
+            return Err(Rejection::LeasesFull { limit: count(self.limits.leases_max) });
+        }
+        Ok(decision)
+    }
+
+    fn decide_contended(&self, acquire: &Acquire, lock: &Lock) -> Result<Decision, Rejection> {
+        let compatible = lock.queue.is_empty() && lock.holders.compatible(acquire.mode);
+        let room = lock.holders.len() < self.limits.holders_max;
+        if compatible && room {
+            return Ok(Decision::Grant);
         }
         if acquire.wait.ms() == 0 {
-            return Outcome::Rejected(if free {
-                Rejection::HoldersFull { limit: bound(self.limits.holders) }
+            return Err(if compatible {
+                Rejection::HoldersFull { limit: count(self.limits.holders_max) }
             } else {
-                Rejection::LockHeld(Box::new(self.contention(&acquire.name)))
+                Rejection::LockHeld(Box::new(self.contention(&acquire.name, lock)))
             });
         }
-        if lock.map_or(0, |lock| lock.queue.len()) >= self.limits.queue_length {
-            return Outcome::Rejected(Rejection::QueueFull {
-                limit: bound(self.limits.queue_length),
-            });
+        if lock.queue.len() >= self.limits.queue_length_max {
+            return Err(Rejection::QueueFull { limit: count(self.limits.queue_length_max) });
         }
-        self.enqueue(acquire)
+        Ok(Decision::Queue)
     }
 
-    /// Everything but the lock itself: sessions and bounds.
-    fn acquire_allowed(&self, acquire: &Acquire) -> Result<(), Rejection> {
-        if let LeaseTerm::Session(id) = acquire.term {
-            let Some(session) = self.table.sessions.get(&id) else {
-                return Err(self.session_missing(id));
-            };
-            if session.leases.len() >= self.limits.leases_per_session {
-                let limit = bound(self.limits.leases_per_session);
-                return Err(Rejection::SessionLeasesFull { limit });
-            }
+    fn contention(&self, name: &LockName, lock: &Lock) -> Contention {
+        Contention {
+            name: name.clone(),
+            holders: self.holders(lock, HOLDERS_SHOWN_MAX),
+            holder_count: count(lock.holders.len()),
+            queue_length: count(lock.queue.len()),
         }
-        if self.table.leases.len() >= self.limits.leases {
-            return Err(Rejection::LeasesFull { limit: bound(self.limits.leases) });
-        }
-        if acquire.request_id.is_some() && self.answers.len() >= self.limits.answers {
-            return Err(Rejection::AnswersFull { limit: bound(self.limits.answers) });
-        }
-        Ok(())
     }
 
-    /// The answer to a request that came before, from the first one's present state.
-    fn repeated_acquire(&mut self, acquire: &Acquire) -> Option<Outcome> {
-        let Some(request_id) = acquire.request_id else {
-            // A lease id is minted once, so a known one is the same request on another way here.
-            let known = self.table.leases.contains_key(&acquire.lease_id);
-            return known.then(|| self.attach(acquire.lease_id));
+    fn grant_at_once(
+        &mut self,
+        acquire: &Acquire,
+        fingerprint: u64,
+        token: Token,
+        step: &mut Step,
+    ) -> Outcome {
+        let held = Held {
+            token,
+            granted_at: self.clock,
+            since_wall_ms: step.wall_ms,
+            renewed_at: self.clock,
+            expires_at: own_deadline(acquire.term, self.clock),
+            claim_until: None,
         };
-        let fingerprint = of_acquire(acquire);
-        if let Some(&(known, due)) = self.table.requests.get(&request_id) {
-            return Some(match due {
-                Due::Lease(id) if known == fingerprint => {
-                    self.extend_wait(id, acquire);
-                    self.attach(id)
+        self.enter(acquire, fingerprint, LeaseState::Held(held));
+        match self.grant(acquire.lease_id) {
+            Some(grant) => {
+                self.announce_grant(grant.clone(), true, false, step);
+                Outcome::Granted(grant)
+            }
+            None => Outcome::Done,
+        }
+    }
+
+    fn enqueue(&mut self, acquire: &Acquire, fingerprint: u64, step: &mut Step) -> Outcome {
+        let queue = self.table.locks.get(&acquire.name).map(|lock| &lock.queue);
+        let waiting = Waiting {
+            ticket: queue.map_or(0, Queue::next_ticket),
+            wait_until: self.clock.plus_ms(acquire.wait.ms()),
+            grace_until: None,
+        };
+        self.enter(acquire, fingerprint, LeaseState::Waiting(waiting));
+        let lock = self.table.locks.get(&acquire.name);
+        let queue_length = lock.map_or(0, |lock| count(lock.queue.len()));
+        let kind = EventKind::Queued {
+            name: acquire.name.clone(),
+            owner: acquire.owner.clone(),
+            queue_length,
+        };
+        let revision = self.emit(kind, step);
+        self.touch_lock(&acquire.name, revision);
+        Outcome::Queued(Queued { lease_id: acquire.lease_id, position: queue_length })
+    }
+
+    /// Enters a new lease everywhere but in the lock's revision.
+    fn enter(&mut self, acquire: &Acquire, fingerprint: u64, state: LeaseState) {
+        let known = self.table.locks.get_key_value(&acquire.name).map(|(name, _)| name.clone());
+        if known.is_none() {
+            self.changes.created(RowKey::Lock(acquire.name.clone()));
+        }
+        let lease = Lease {
+            name: known.unwrap_or_else(|| acquire.name.clone()),
+            owner: acquire.owner.clone(),
+            metadata: acquire.metadata.clone(),
+            mode: acquire.mode,
+            term: acquire.term,
+            grace: acquire.grace,
+            request_id: acquire.request_id,
+            fingerprint,
+            acquired_at: self.clock,
+            state,
+        };
+        self.deadlines.add(lease.deadline(), Due::Lease(acquire.lease_id));
+        self.memory.begin(acquire.request_id, Subject::Lease(acquire.lease_id));
+        if let Some(session_id) = lease.session_id() {
+            self.sessions.join(session_id, acquire.lease_id);
+        }
+        let entered = self.table.insert(acquire.lease_id, Box::new(lease));
+        debug_assert!(entered, "a decision gave a place that is taken");
+        self.changes.created(RowKey::Lease(acquire.lease_id));
+    }
+
+    pub(crate) fn announce_grant(
+        &mut self,
+        grant: Box<Grant>,
+        attached: bool,
+        queued: bool,
+        step: &mut Step,
+    ) {
+        let name = grant.name.clone();
+        let revision = self.emit(EventKind::Granted { grant, attached, queued }, step);
+        self.touch_lock(&name, revision);
+    }
+
+    pub(crate) fn touch_lock(&mut self, name: &LockName, revision: Revision) {
+        if let Some(lock) = self.table.locks.get_mut(name) {
+            lock.revision = revision;
+            self.changes.changed(RowKey::Lock(name.clone()));
+        }
+    }
+
+    /// Grants the next in line as long as the holders leave room, then forgets the lock if nobody
+    /// is left. Called after everything that took somebody out of the lock.
+    pub(crate) fn settle(&mut self, name: &LockName, step: &mut Step) {
+        while let Some(lease_id) = self.table.grantable(name, self.limits.holders_max) {
+            // Without tokens the waiter stays where it is: nothing is granted any more.
+            let Some(token) = self.next_token() else { break };
+            self.grant_waiter(lease_id, token, step);
+        }
+        let idle = |lock: &Lock| lock.holders.is_empty() && lock.queue.is_empty();
+        if self.table.locks.get(name).is_some_and(idle) {
+            self.table.locks.remove(name);
+            self.changes.deleted(RowKey::Lock(name.clone()));
+        }
+    }
+
+    fn grant_waiter(&mut self, lease_id: LeaseId, token: Token, step: &mut Step) {
+        let Some(mut lease) = self.table.remove(lease_id) else { return };
+        let old_deadline = lease.deadline();
+        let attached = match &lease.state {
+            LeaseState::Waiting(waiting) => waiting.grace_until.is_none(),
+            LeaseState::Held(_) => true,
+        };
+        lease.state = LeaseState::Held(Held {
+            token,
+            granted_at: self.clock,
+            since_wall_ms: step.wall_ms,
+            renewed_at: self.clock,
+            expires_at: own_deadline(lease.term, self.clock),
+            claim_until: (!attached).then(|| self.clock.plus_ms(lease.grace.ms())),
+        });
+        self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
+        let entered = self.table.insert(lease_id, lease);
+        debug_assert!(entered, "a grantable waiter found no place among the holders");
+        self.changes.changed(RowKey::Lease(lease_id));
+        if let Some(grant) = self.grant(lease_id) {
+            self.announce_grant(grant, attached, true, step);
+        }
+    }
+
+    /// The waiter, or whoever was granted unseen, is there (again).
+    pub(crate) fn attach(&mut self, lease_id: LeaseId) -> Outcome {
+        self.resume(lease_id, None)
+    }
+
+    /// Answers from the lease's present state; a waiter is attached and an unclaimed grant is
+    /// claimed. A repeat brings its own wait, which counts from now and never shortens.
+    fn resume(&mut self, lease_id: LeaseId, wait: Option<Wait>) -> Outcome {
+        let clock = self.clock;
+        let Some(lease) = self.table.leases.get_mut(&lease_id) else {
+            return self.gone(lease_id);
+        };
+        let old_deadline = lease.deadline();
+        match &mut lease.state {
+            LeaseState::Waiting(waiting) => {
+                waiting.grace_until = None;
+                if let Some(wait) = wait {
+                    waiting.wait_until = waiting.wait_until.max(clock.plus_ms(wait.ms()));
                 }
-                Due::Lease(_) | Due::Session(_) => Outcome::Rejected(Rejection::RequestIdReused),
-            });
-        }
-        let record = self.answers.request(request_id)?;
-        Some(Outcome::Rejected(match record {
-            Record::Lease { ended, request: Some((_, known)) } if *known == fingerprint => {
-                Rejection::LeaseGone(ended.clone())
+                let ticket = waiting.ticket;
+                self.table.attached.insert(lease_id);
+                let lock = self.table.locks.get(&lease.name);
+                let position = lock.map_or(0, |lock| lock.queue.position(ticket));
+                let new_deadline = lease.deadline();
+                self.deadlines.shift(old_deadline, new_deadline, Due::Lease(lease_id));
+                self.changes.changed(RowKey::Lease(lease_id));
+                Outcome::Queued(Queued { lease_id, position })
             }
-            Record::Lease { .. } | Record::Session { .. } => Rejection::RequestIdReused,
-        }))
-    }
-
-    /// A repeat waits from its own moment; it never shortens the first one's wait.
-    fn extend_wait(&mut self, id: LeaseId, acquire: &Acquire) {
-        let until = self.meta.clock.plus_ms(acquire.wait.ms());
-        self.table.change_lease(id, |lease| {
-            if let LeaseState::Waiting { wait_until, .. } = &mut lease.state {
-                *wait_until = until.max(*wait_until);
+            LeaseState::Held(held) => {
+                if held.claim_until.take().is_some() {
+                    let new_deadline = lease.deadline();
+                    self.deadlines.shift(old_deadline, new_deadline, Due::Lease(lease_id));
+                    self.changes.changed(RowKey::Lease(lease_id));
+                }
+                self.grant(lease_id).map_or(Outcome::Done, Outcome::Granted)
             }
-        });
-        self.touch(RowKey::Lease(id));
-    }
-
-    pub(crate) fn attach(&mut self, id: LeaseId) -> Outcome {
-        if !self.table.leases.contains_key(&id) {
-            return Outcome::Rejected(self.lease_missing(id));
-        }
-        self.table.change_lease(id, |lease| match &mut lease.state {
-            LeaseState::Waiting { abandon_at, .. } => *abandon_at = None,
-            LeaseState::Held { .. } => lease.claim(),
-        });
-        self.touch(RowKey::Lease(id));
-        match self.position(id) {
-            Some(position) => Outcome::Queued(Queued { lease_id: id, position }),
-            None => self.grant_outcome(id),
         }
     }
 
-    pub(crate) fn detach(&mut self, id: LeaseId) -> Outcome {
-        let now = self.meta.clock;
-        self.table.change_lease(id, |lease| {
-            let grace_ms = lease.grace.ms();
-            if let LeaseState::Waiting { abandon_at, .. } = &mut lease.state {
-                abandon_at.get_or_insert(now.plus_ms(grace_ms));
-            }
-        });
-        self.touch(RowKey::Lease(id));
+    /// The answer about a lease that neither is held nor waits.
+    pub(crate) fn gone(&self, lease_id: LeaseId) -> Outcome {
+        Outcome::Rejected(match self.memory.lease_end(lease_id) {
+            Some(ended) => Rejection::LeaseGone(ended.clone()),
+            None => Rejection::LeaseUnknown,
+        })
+    }
+
+    pub(crate) fn detach(&mut self, lease_id: LeaseId) -> Outcome {
+        if self.table.attached.remove(&lease_id) {
+            self.begin_grace(lease_id);
+        }
         Outcome::Done
     }
 
     pub(crate) fn detach_all(&mut self) -> Outcome {
-        let waiting: Vec<LeaseId> =
-            self.table.locks.values().flat_map(|lock| lock.queue.values().copied()).collect();
-        for id in waiting {
-            self.detach(id);
+        for lease_id in core::mem::take(&mut self.table.attached) {
+            self.begin_grace(lease_id);
         }
         Outcome::Done
     }
 
-    pub(crate) fn next_token(&mut self) -> Option<Token> {
-        let next = self.meta.last_token.0.checked_add(1)?;
-        if next > self.limits.token {
-            return None;
+    fn begin_grace(&mut self, lease_id: LeaseId) {
+        let Some(lease) = self.table.leases.get_mut(&lease_id) else { return };
+        let old_deadline = lease.deadline();
+        let grace_until = self.clock.plus_ms(lease.grace.ms());
+        match &mut lease.state {
+            LeaseState::Waiting(waiting) => waiting.grace_until = Some(grace_until),
+            LeaseState::Held(_) => {}
         }
-        self.meta.last_token = Token(next);
-        self.touch(RowKey::Meta);
-        Some(Token(next))
-    }
-
-    fn new_lease(acquire: &Acquire, at: crate::time::LeaseTime, state: LeaseState) -> Lease {
-        Lease {
-            name: acquire.name.clone(),
-            owner: acquire.owner.clone(),
-            mode: acquire.mode,
-            term: acquire.term,
-            grace: acquire.grace,
-            request: acquire.request_id.map(|id| (id, of_acquire(acquire))),
-            metadata: acquire.metadata.clone(),
-            acquired_at: at,
-            state,
-        }
-    }
-
-    fn grant_new(&mut self, acquire: &Acquire, token: Token) -> Outcome {
-        let now = self.meta.clock;
-        let state = LeaseState::Held {
-            token,
-            granted_at: now,
-            since_wall_ms: self.wall_ms,
-            renewed_at: now,
-            deadline: None,
-            claimed: true,
-        };
-        let mut lease = Self::new_lease(acquire, now, state);
-        lease.claim();
-        self.table.insert_lease(acquire.lease_id, lease);
-        self.granted(acquire.lease_id, &acquire.name, token, true, false);
-        self.grant_outcome(acquire.lease_id)
-    }
-
-    fn enqueue(&mut self, acquire: &Acquire) -> Outcome {
-        let now = self.meta.clock;
-        let ticket = self.meta.next_ticket;
-        self.meta.next_ticket = ticket.saturating_add(1);
-        let wait_until = now.plus_ms(acquire.wait.ms());
-        let state = LeaseState::Waiting { ticket, wait_until, abandon_at: None };
-        self.table.insert_lease(acquire.lease_id, Self::new_lease(acquire, now, state));
-        self.touch(RowKey::Lease(acquire.lease_id));
-        let queue_length =
-            self.table.locks.get(&acquire.name).map_or(0, |lock| bound(lock.queue.len()));
-        self.happened_to(
-            &acquire.name,
-            EventKind::Queued {
-                name: acquire.name.clone(),
-                owner: acquire.owner.clone(),
-                queue_length,
-            },
-        );
-        Outcome::Queued(Queued { lease_id: acquire.lease_id, position: queue_length })
-    }
-
-    fn granted(&mut self, id: LeaseId, name: &LockName, token: Token, told: bool, queued: bool) {
-        if let Some(lock) = self.table.locks.get_mut(name) {
-            lock.row.last_token = Some(token);
-        }
-        self.touch(RowKey::Lease(id));
-        if let Some(grant) = self.grant(id) {
-            let grant = Box::new(grant);
-            self.happened_to(name, EventKind::Granted { grant, attached: told, queued });
-        }
-    }
-
-    /// Grants to the front of the queue while it may hold: the next exclusive waiter, or all
-    /// shared ones up to the next exclusive (P8). Called after every end.
-    pub(crate) fn settle(&mut self, name: &LockName) {
-        loop {
-            let Some(lock) = self.table.locks.get(name) else { return };
-            let Some((&ticket, &id)) = lock.queue.first_key_value() else { break };
-            let Some(mode) = self.table.leases.get(&id).map(|lease| lease.mode) else { break };
-            if !lock.admits(mode) || lock.holders.len() >= self.limits.holders {
-                break;
-            }
-            let Some(token) = self.next_token() else { break };
-            self.grant_waiter(name, ticket, id, token);
-        }
-        if self.table.locks.get(name).is_some_and(crate::table::Lock::is_free) {
-            self.table.locks.remove(name);
-        }
-        self.touch(RowKey::Lock(name.clone()));
-    }
-
-    fn grant_waiter(&mut self, name: &LockName, ticket: u64, id: LeaseId, token: Token) {
-        let (now, wall_ms) = (self.meta.clock, self.wall_ms);
-        let mut attached = true;
-        self.table.change_lease(id, |lease| {
-            attached = matches!(lease.state, LeaseState::Waiting { abandon_at: None, .. });
-            let end = now.plus_ms(lease.grace.ms());
-            // Granted while its connection is gone: held only for the grace, told to nobody.
-            let unclaimed = Some(lease.deadline_from(now).map_or(end, |at| at.min(end)));
-            lease.state = LeaseState::Held {
-                token,
-                granted_at: now,
-                since_wall_ms: wall_ms,
-                renewed_at: now,
-                deadline: unclaimed,
-                claimed: false,
-            };
-            if attached {
-                lease.claim();
-            }
-        });
-        self.table.waiting_count = self.table.waiting_count.saturating_sub(1);
-        let shared = self.table.leases.get(&id).is_some_and(|lease| lease.mode == Mode::Shared);
-        if let Some(lock) = self.table.locks.get_mut(name) {
-            lock.queue.remove(&ticket);
-            lock.holders.insert(token, id);
-            lock.shared = shared;
-        }
-        self.granted(id, name, token, attached, true);
-    }
-
-    /// A held lease as its holder sees it.
-    pub(crate) fn grant(&self, id: LeaseId) -> Option<Grant> {
-        let lease = self.table.leases.get(&id)?;
-        let LeaseState::Held { token, granted_at, deadline, claimed, .. } = &lease.state else {
-            return None;
-        };
-        let session = lease.session_id().and_then(|id| self.table.sessions.get(&id));
-        let session_deadline = session.filter(|_| *claimed).map(|session| session.row.deadline);
-        Some(Grant {
-            lease_id: id,
-            name: lease.name.clone(),
-            mode: lease.mode,
-            owner: lease.owner.clone(),
-            token: *token,
-            session_id: lease.session_id(),
-            ttl_ms: match lease.term {
-                LeaseTerm::Ttl(ttl) => Some(ttl.ms()),
-                LeaseTerm::Forever => None,
-                LeaseTerm::Session(_) => session.map(|session| session.row.ttl.ms()),
-            },
-            granted_at: *granted_at,
-            waited_ms: granted_at.ms_since(lease.acquired_at),
-            deadline: session_deadline.or(*deadline),
-            metadata: lease.metadata.clone(),
-        })
-    }
-
-    pub(crate) fn grant_outcome(&self, id: LeaseId) -> Outcome {
-        match self.grant(id) {
-            Some(grant) => Outcome::Granted(Box::new(grant)),
-            None => Outcome::Rejected(self.lease_missing(id)),
-        }
-    }
-
-    fn contention(&self, name: &LockName) -> Contention {
-        let view = self.lock(name, HOLDERS_SHOWN_MAX, 0);
-        Contention {
-            name: name.clone(),
-            holders: view.holders,
-            holder_count: view.holder_count,
-            queue_length: view.queue_length,
-        }
-    }
-
-    /// Why a lease that does not live cannot be used.
-    pub(crate) fn lease_missing(&self, id: LeaseId) -> Rejection {
-        self.ended_lease(id).map_or(Rejection::LeaseUnknown, |e| Rejection::LeaseGone(e.clone()))
-    }
-
-    /// A deadline of this lease has come.
-    pub(crate) fn lease_is_due(&mut self, id: LeaseId) {
-        let Some(lease) = self.table.leases.get(&id) else { return };
-        let how = match &lease.state {
-            LeaseState::Waiting { wait_until, .. } if *wait_until <= self.meta.clock => {
-                EndReason::WaitTimeout
-            }
-            LeaseState::Waiting { .. } | LeaseState::Held { claimed: false, .. } => {
-                EndReason::Abandoned
-            }
-            LeaseState::Held { .. } => EndReason::Expired,
-        };
-        self.end_lease(id, how, None);
-    }
-
-    /// Ends a lease, held or waiting, remembers how, and hands the lock over.
-    pub(crate) fn end_lease(
-        &mut self,
-        id: LeaseId,
-        how: EndReason,
-        reason: Option<&crate::ids::Reason>,
-    ) -> Option<Ended> {
-        let lease = self.table.remove_lease(id)?;
-        let (token, held_ms) = match &lease.state {
-            LeaseState::Waiting { .. } => (None, 0),
-            LeaseState::Held { token, granted_at, .. } => {
-                (Some(*token), self.meta.clock.ms_since(*granted_at))
-            }
-        };
-        let ended =
-            Ended { lease_id: id, name: lease.name.clone(), token, how, ended_at: self.meta.clock };
-        self.touch(RowKey::Lease(id));
-        self.remember(Record::Lease { ended: ended.clone(), request: lease.request });
-        self.happened_to(
-            &lease.name,
-            EventKind::Ended {
-                ended: ended.clone(),
-                owner: lease.owner,
-                held_ms,
-                reason: reason.cloned(),
-            },
-        );
-        self.settle(&lease.name);
-        Some(ended)
+        self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
+        self.changes.changed(RowKey::Lease(lease_id));
     }
 }
 
-impl Lease {
-    /// The holder is known to know: the lease lives by its term from the grant on.
-    pub(crate) fn claim(&mut self) {
-        let term = self.term;
-        if let LeaseState::Held { granted_at, deadline, claimed, renewed_at, .. } = &mut self.state
-            && (!*claimed || deadline.is_none())
-        {
-            *claimed = true;
-            *deadline = match term {
-                LeaseTerm::Ttl(ttl) => Some((*granted_at).max(*renewed_at).plus_ms(ttl.ms())),
-                LeaseTerm::Forever | LeaseTerm::Session(_) => None,
-            };
-        }
+/// The deadline that a lease gets by being granted or renewed now; a session keeps its own.
+pub(crate) fn own_deadline(term: LeaseTerm, now: LeaseTime) -> Option<LeaseTime> {
+    match term {
+        LeaseTerm::Ttl(ttl) => Some(now.plus_ms(ttl.ms())),
+        LeaseTerm::Forever | LeaseTerm::Session(_) => None,
     }
-}
-
-/// A bound as the outcomes carry it.
-pub(crate) fn bound(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }

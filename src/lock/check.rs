@@ -1,120 +1,209 @@
-//! Checks every invariant of the state. For tests, the simulation, and every image that is loaded.
+//! Checks every invariant that `lib.rs` numbers; for tests and simulations, where it runs after
+//! each step. Its cost grows with the state.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 
 use crate::command::Mode;
+use crate::deadlines::Due;
+use crate::ids::{LeaseId, LockName};
 use crate::machine::Machine;
-use crate::table::{Due, LeaseState};
+use crate::requests::{EndLog, LogKind, Subject};
+use crate::table::{Lease, LeaseState, Lock};
+
+fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(broken()) }
+}
 
 impl Machine {
-    /// The first invariant that does not hold, as a sentence. Costs time in proportion to the
-    /// state.
+    /// Every invariant of the state; the error names the first that is broken.
     pub fn check(&self) -> Result<(), String> {
-        self.check_locks()?;
-        self.check_leases()?;
-        self.check_sessions()?;
-        self.check_deadlines()
-    }
-
-    fn check_locks(&self) -> Result<(), String> {
         for (name, lock) in &self.table.locks {
-            if lock.is_free() {
-                return Err(format!("I1: free lock {name} was not collected"));
-            }
-            let mut exclusive = 0_usize;
-            for (token, id) in lock.holders.iter() {
-                let lease =
-                    self.table.leases.get(&id).ok_or(format!("I2: {name}: ghost holder"))?;
-                exclusive += usize::from(lease.mode == Mode::Exclusive);
-                let held = matches!(&lease.state, LeaseState::Held { token: t, .. } if *t == token);
-                if !held || &lease.name != name {
-                    return Err(format!("I2: holder of {name} does not hold it"));
-                }
-                if token > self.meta.last_token || Some(token) > lock.row.last_token {
-                    return Err(format!("I3: {name}: token {} above the counter", token.0));
-                }
-            }
-            if exclusive > 0 && lock.holders.len() > 1 {
-                return Err(format!("I4: {name} is held exclusively and by others"));
-            }
-            if let Some((_, front)) = lock.queue.first_key_value() {
-                let lease = self.table.leases.get(front).ok_or("I5: ghost waiter")?;
-                let room = lock.holders.len() < self.limits.holders;
-                let tokens = self.meta.last_token.0 < self.limits.token;
-                if room && tokens && lock.admits(lease.mode) {
-                    return Err(format!("I6: the front waiter of {name} could hold it"));
-                }
-            }
-            if lock.row.revision > self.meta.revision {
-                return Err(format!("I7: {name} changed in the future"));
-            }
+            self.check_lock(name, lock).map_err(|broken| format!("lock {name}: {broken}"))?;
         }
-        Ok(())
+        for (lease_id, lease) in &self.table.leases {
+            self.check_lease(*lease_id, lease)
+                .map_err(|broken| format!("lease {lease_id:?} of {}: {broken}", lease.name))?;
+        }
+        self.check_sessions()?;
+        self.check_counts()?;
+        self.check_memory()
     }
 
-    fn check_leases(&self) -> Result<(), String> {
-        let mut waiting = 0;
-        for (id, lease) in &self.table.leases {
-            let lock = self.table.locks.get(&lease.name).ok_or("I8: lease without a lock")?;
-            let linked = match &lease.state {
-                LeaseState::Waiting { ticket, .. } => {
-                    waiting += 1;
-                    *ticket < self.meta.next_ticket && lock.queue.get(ticket) == Some(id)
-                }
-                LeaseState::Held { token, granted_at, .. } => {
-                    lock.holders.get(*token) == Some(*id) && *granted_at <= self.meta.clock
-                }
+    /// Invariants 1 to 5.
+    fn check_lock(&self, name: &LockName, lock: &Lock) -> Result<(), String> {
+        let holder_count = lock.holders.len();
+        ensure(holder_count > 0 || !lock.queue.is_empty(), || "is free but kept".to_string())?;
+        for (token, lease_id) in lock.holders.iter() {
+            let lease = self.table.leases.get(&lease_id);
+            let lease = lease.ok_or_else(|| format!("holder {lease_id:?} has no lease"))?;
+            ensure(lease.name == *name && lease.token() == Some(token), || {
+                format!("holder {lease_id:?} has another lock or token")
+            })?;
+            ensure(holder_count == 1 || lease.mode == Mode::Shared, || {
+                format!("holder {lease_id:?} is exclusive among {holder_count} (P1)")
+            })?;
+            ensure(Some(token) <= lock.last_token && token <= self.token_last, || {
+                format!("token {} is above the newest (P2)", token.0)
+            })?;
+        }
+        for (ticket, lease_id) in lock.queue.iter() {
+            let state = self.table.leases.get(&lease_id).map(|lease| &lease.state);
+            let waits = match state {
+                Some(LeaseState::Waiting(waiting)) => waiting.ticket == ticket,
+                Some(LeaseState::Held(_)) | None => false,
             };
-            if !linked {
-                return Err(format!("I9: lease {id:?} is not linked to {}", lease.name));
+            ensure(waits, || format!("{lease_id:?} is queued but does not wait"))?;
+        }
+        ensure(lock.queue.iter().count() == lock.queue.len(), || "queue miscounted".to_string())?;
+        let grantable = self.table.grantable(name, self.limits.holders_max);
+        ensure(grantable.is_none() || self.tokens_exhausted(), || {
+            "the next in line could hold but waits (P4, P8)".to_string()
+        })?;
+        ensure(lock.queue.len() <= self.limits.queue_length_max, || "queue too long".to_string())?;
+        ensure(holder_count <= self.limits.holders_max, || "too many holders".to_string())?;
+        ensure(lock.revision <= self.revision, || "revision from the future".to_string())
+    }
+
+    /// Invariants 4 and 6 to 8, from the lease's side.
+    fn check_lease(&self, lease_id: LeaseId, lease: &Lease) -> Result<(), String> {
+        let lock = self.table.locks.get(&lease.name).ok_or_else(|| "has no lock".to_string())?;
+        match &lease.state {
+            LeaseState::Waiting(waiting) => {
+                ensure(lock.queue.get(waiting.ticket) == Some(lease_id), || {
+                    "waits but is not queued".to_string()
+                })?;
+                let attached = self.table.attached.contains(&lease_id);
+                ensure(attached == waiting.grace_until.is_none(), || {
+                    "attachment is not indexed".to_string()
+                })?;
             }
-            if let Some(session) = lease.session_id() {
-                let session = self.table.sessions.get(&session).ok_or("I10: lease outlived it")?;
-                if !session.leases.contains(id) {
-                    return Err("I10: a session does not know its lease".to_string());
-                }
-            }
-            if self.ended_lease(*id).is_some() {
-                return Err(format!("I11: lease {id:?} lives and has ended"));
+            LeaseState::Held(held) => {
+                ensure(lock.holders.get(held.token) == Some(lease_id), || {
+                    "is held but is no holder".to_string()
+                })?;
+                ensure(
+                    lease.acquired_at <= held.granted_at
+                        && held.granted_at <= held.renewed_at
+                        && held.renewed_at <= self.clock,
+                    || "its stamps are out of order".to_string(),
+                )?;
             }
         }
-        if waiting != self.table.waiting_count {
-            return Err("I12: the count of waiters is off".to_string());
+        if let Some(deadline) = lease.deadline() {
+            ensure(self.deadlines.contains(deadline, Due::Lease(lease_id)), || {
+                "its deadline is not indexed".to_string()
+            })?;
+        }
+        if let Some(session_id) = lease.session_id() {
+            let opened = self.sessions.open.get(&session_id);
+            ensure(opened.is_some_and(|opened| opened.leases.contains(&lease_id)), || {
+                "its session does not know it".to_string()
+            })?;
+        }
+        if let Some(request_id) = lease.request_id {
+            let known = self.memory.requests.get(&request_id);
+            ensure(known == Some(&Subject::Lease(lease_id)), || {
+                "its request id is not known (P7)".to_string()
+            })?;
         }
         Ok(())
     }
 
+    /// Invariant 6, from the session's side.
     fn check_sessions(&self) -> Result<(), String> {
-        for (id, session) in &self.table.sessions {
-            for lease in &session.leases {
-                let back = self.table.leases.get(lease).and_then(crate::table::Lease::session_id);
-                if back != Some(*id) {
-                    return Err(format!("I13: session {id:?} claims a lease of others"));
-                }
+        for (session_id, opened) in &self.sessions.open {
+            let due = Due::Session(*session_id);
+            ensure(self.deadlines.contains(opened.session.deadline, due), || {
+                format!("session {session_id:?}: its deadline is not indexed")
+            })?;
+            for lease_id in &opened.leases {
+                let lease = self.table.leases.get(lease_id);
+                let joined = lease.and_then(|lease| lease.session_id());
+                ensure(joined == Some(*session_id), || {
+                    format!("session {session_id:?}: {lease_id:?} is not its lease")
+                })?;
             }
-            if self.ended_session(*id).is_some() {
-                return Err(format!("I14: session {id:?} lives and has ended"));
+            if let Some(request_id) = opened.session.request_id {
+                let known = self.memory.requests.get(&request_id);
+                ensure(known == Some(&Subject::Session(*session_id)), || {
+                    format!("session {session_id:?}: its request id is not known (P7)")
+                })?;
             }
         }
         Ok(())
     }
 
-    fn check_deadlines(&self) -> Result<(), String> {
-        let leases =
-            self.table.leases.iter().filter_map(|(id, l)| Some((l.due()?, Due::Lease(*id))));
-        let sessions =
-            self.table.sessions.iter().map(|(id, s)| (s.row.deadline, Due::Session(*id)));
-        let mut count = 0;
-        for deadline in leases.chain(sessions) {
-            count += 1;
-            if !self.table.deadlines.contains(&deadline) {
-                return Err(format!("I15: deadline {deadline:?} is not scheduled"));
+    /// Indexes hold nothing but what the other checks found there, and bounds are kept.
+    fn check_counts(&self) -> Result<(), String> {
+        let leases = self.table.leases.values();
+        let dated = leases.clone().filter(|lease| lease.deadline().is_some()).count();
+        let deadlines = dated.saturating_add(self.sessions.open.len());
+        ensure(self.deadlines.len() == deadlines, || "a deadline of nobody".to_string())?;
+        let waiting = leases.clone().filter(|lease| lease.token().is_none()).count();
+        ensure(self.table.waiting_count == waiting, || "waiters miscounted".to_string())?;
+        let queued: usize = self.table.locks.values().map(|lock| lock.queue.len()).sum();
+        ensure(queued == waiting, || "a waiter stands in two queues".to_string())?;
+        ensure(self.table.attached.len() <= waiting, || "an attached nobody".to_string())?;
+        let live = leases.filter(|lease| lease.request_id.is_some()).count();
+        let sessions = self.sessions.open.values();
+        let opened = sessions.filter(|opened| opened.session.request_id.is_some()).count();
+        let known = live.saturating_add(opened).saturating_add(self.memory.answers.len);
+        ensure(self.memory.requests.len() == known, || "a request id of nobody".to_string())?;
+        ensure(self.table.leases.len() <= self.limits.leases_max, || {
+            "too many leases".to_string()
+        })?;
+        ensure(self.sessions.open.len() <= self.limits.sessions_max, || {
+            "too many sessions".to_string()
+        })?;
+        ensure(self.recent_fits(), || "too many recent ends".to_string())?;
+        ensure(self.token_last.0 <= self.limits.token_max, || "a token too large".to_string())
+    }
+
+    fn recent_fits(&self) -> bool {
+        self.memory.recent.len <= self.limits.recent_ends_max.max(1)
+    }
+
+    /// Invariants 9 and 10.
+    fn check_memory(&self) -> Result<(), String> {
+        self.check_log(LogKind::Answers, &self.memory.answers)?;
+        self.check_log(LogKind::Recent, &self.memory.recent)?;
+        let remembered = self.memory.answers.len.saturating_add(self.memory.recent.len);
+        ensure(self.memory.ended.len() == remembered, || "an end of nobody".to_string())
+    }
+
+    fn check_log(&self, kind: LogKind, log: &EndLog) -> Result<(), String> {
+        let full = self.limits.answers_per_chunk.max(1);
+        let mut newest = None;
+        let mut len = 0_usize;
+        for (index, chunk) in log.chunks.iter().enumerate() {
+            let last = index.saturating_add(1) == log.chunks.len();
+            ensure(
+                chunk.len() == full || (last && !chunk.is_empty() && chunk.len() < full),
+                || format!("chunk {index} of {kind:?} has {} ends", chunk.len()),
+            )?;
+            len = len.saturating_add(chunk.len());
+            for answer in chunk {
+                let subject = answer.subject();
+                ensure(self.memory.answer(subject) == Some(answer), || {
+                    format!("the end of {subject:?} is not indexed")
+                })?;
+                ensure(!self.lives(subject), || format!("{subject:?} ended but lives"))?;
+                ensure(
+                    newest <= Some(answer.ended_at()) && answer.ended_at() <= self.clock,
+                    || format!("the end of {subject:?} is out of order"),
+                )?;
+                newest = Some(answer.ended_at());
+                let request = answer.request_id;
+                ensure(request.is_some() == (kind == LogKind::Answers), || {
+                    format!("the end of {subject:?} is in the wrong log")
+                })?;
+                ensure(
+                    request.is_none() || self.memory.by_request(request) == Some(subject),
+                    || format!("the request id of {subject:?} is not known (P7)"),
+                )?;
             }
         }
-        if count != self.table.deadlines.len() {
-            return Err("I15: a deadline belongs to nobody".to_string());
-        }
-        Ok(())
+        ensure(len == log.len, || format!("{kind:?} miscounted"))
     }
 }

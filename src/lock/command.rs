@@ -30,23 +30,48 @@ pub enum Command {
     /// Takes a lock or joins its queue.
     Acquire(Acquire),
     /// The waiter's connection is back: it may be granted for good again.
-    Attach { lease_id: LeaseId },
+    Attach {
+        /// The waiter.
+        lease_id: LeaseId,
+    },
     /// The waiter's connection is known gone: its grace begins. Without effect on a holder.
-    Detach { lease_id: LeaseId },
+    Detach {
+        /// The waiter.
+        lease_id: LeaseId,
+    },
     /// First command of each leadership: no connection of the old leader is known to live.
     DetachAll,
     /// Sets the lease's deadline to now + TTL; never shortens it.
-    Renew { lease_id: LeaseId },
+    Renew {
+        /// The lease to keep.
+        lease_id: LeaseId,
+    },
     /// Ends a held lease, or leaves the queue.
-    Release { lease_id: LeaseId },
+    Release {
+        /// The lease to end, or the place in the queue to leave.
+        lease_id: LeaseId,
+    },
     /// Takes the lock from one grant or from all its holders; waiters stay.
-    ForceRelease { name: LockName, target: ForceTarget, reason: Reason },
+    ForceRelease {
+        /// The lock.
+        name: LockName,
+        /// Which of its grants.
+        target: ForceTarget,
+        /// Told to watchers and kept for the audit.
+        reason: Reason,
+    },
     /// Opens a session.
     OpenSession(OpenSession),
     /// Renews all leases of a session at once.
-    RenewSession { session_id: SessionId },
+    RenewSession {
+        /// The session to keep.
+        session_id: SessionId,
+    },
     /// Ends a session and all its leases.
-    CloseSession { session_id: SessionId },
+    CloseSession {
+        /// The session to end.
+        session_id: SessionId,
+    },
 }
 
 /// The claim of one client on one lock.
@@ -54,13 +79,21 @@ pub enum Command {
 pub struct Acquire {
     /// Random, minted by the node that received the request.
     pub lease_id: LeaseId,
+    /// The lock.
     pub name: LockName,
+    /// Tells people who holds or waits.
     pub owner: Owner,
+    /// Alone or together with others.
     pub mode: Mode,
+    /// How the lease stays alive.
     pub term: LeaseTerm,
+    /// How long to stand in the queue at most; zero asks for an answer at once.
     pub wait: Wait,
+    /// How long the place in the queue outlives the connection.
     pub grace: Grace,
+    /// Under which the request may be repeated without a second effect (P7).
     pub request_id: Option<RequestId>,
+    /// Shown to others with the owner.
     pub metadata: Metadata,
 }
 
@@ -98,8 +131,12 @@ pub enum ForceTarget {
 pub struct OpenSession {
     /// Random, minted by the node that received the request.
     pub session_id: SessionId,
+    /// Tells people whose session it is.
     pub owner: Owner,
+    /// How long the session and its leases live without a renewal.
     pub ttl: Ttl,
+    /// Under which the request may be repeated without a second effect (P7).
     pub request_id: Option<RequestId>,
+    /// Shown to others with the owner.
     pub metadata: Metadata,
 }

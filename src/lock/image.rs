@@ -1,140 +1,336 @@
-//! The whole state as rows, and back: what the storage keeps and what a snapshot carries.
+//! The whole state as rows, and back.
 //!
-//! Everything has a row. `apply` marks the rows it changes; the storage asks for them when it
-//! writes, so that many changes of a row between two writes cost one.
+//! Everything that is replicated has a row; what follows from other rows (queues, holders,
+//! deadlines, indexes) has none and is rebuilt. Rows are persisted and sent in snapshots: each
+//! carries a version, and one that this build does not know is refused, never guessed at.
 
 use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answers::Record;
-use crate::ids::{LeaseId, LockName, SessionId};
-use crate::machine::{Limits, Machine, Meta};
-use crate::table::{Lease, Lock, LockRow, SessionRow};
+use crate::command::LEVEL;
+use crate::deadlines::Due;
+use crate::ids::{LeaseId, LockName, RequestId, Revision, SessionId, Token};
+use crate::limits::Limits;
+use crate::machine::Machine;
+use crate::requests::{EndLog, LogKind, Place, Subject};
+use crate::sessions::OpenedSession;
+use crate::table::Lock;
+use crate::time::LeaseTime;
 
-/// The name of a row. The order is the order of an image. Persisted: append only.
+pub use crate::requests::Answer;
+pub use crate::sessions::Session;
+pub use crate::table::Lease;
+
+/// The version of the rows that this build writes, and the only one that it reads.
+pub const ROW_VERSION: u8 = 1;
+
+/// No cluster lives long enough to number this many chunks; a row beyond it is damage.
+const CHUNK_NUMBER_MAX: u64 = u64::MAX >> 1;
+
+/// Which row. Its order is that of the image; a store may sort its keys otherwise. Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RowKey {
-    /// Clock and counters.
+    /// The clock and the counters; always present.
     Meta,
-    /// One session.
-    Session(SessionId),
-    /// One lock.
+    /// A lock that is held or waited for.
     Lock(LockName),
-    /// One lease, held or waiting.
+    /// A lease, held or waiting.
     Lease(LeaseId),
-    /// One chunk of remembered answers.
+    /// An open session.
+    Session(SessionId),
+    /// Ends of what came with a request id, oldest chunk first.
     Answers(u64),
-    /// One chunk of recent ends.
+    /// Ends of what came without one, oldest chunk first.
     Recent(u64),
 }
 
-/// The content of a row. Persisted: a changed form is a new variant at the end.
+/// One row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Row {
+pub struct Row {
+    /// [`ROW_VERSION`]; first, so that a reader meets it before anything that may have changed.
+    pub version: u8,
+    /// What the row holds; its kind is that of its key.
+    pub value: RowValue,
+}
+
+/// What a row holds. Persisted: variants are appended, never reordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowValue {
     /// Of [`RowKey::Meta`].
     Meta(Meta),
-    /// Of [`RowKey::Session`].
-    Session(Box<SessionRow>),
     /// Of [`RowKey::Lock`].
     Lock(LockRow),
     /// Of [`RowKey::Lease`].
     Lease(Box<Lease>),
+    /// Of [`RowKey::Session`].
+    Session(Session),
     /// Of [`RowKey::Answers`] and [`RowKey::Recent`].
-    Ends(Vec<Record>),
+    Chunk(Vec<Answer>),
 }
 
-/// The rows do not add up to a state; the text says which.
+/// The clock and the counters. Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    pub(crate) level: u16,
+    pub(crate) clock: LeaseTime,
+    pub(crate) token_last: Token,
+    pub(crate) revision: Revision,
+}
+
+/// What of a lock does not follow from its leases. Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRow {
+    pub(crate) last_token: Option<Token>,
+    pub(crate) revision: Revision,
+}
+
+/// Rows that are no image of any machine; the text says what is wrong with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadImage(pub String);
 
+impl fmt::Display for BadImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the rows are not a valid image: {}", self.0)
+    }
+}
+
+impl core::error::Error for BadImage {}
+
 impl Machine {
-    /// The rows changed since the last call, in key order; `None` deletes a row.
+    /// The rows that changed since the last call, in key order; `None` stands for a deletion,
+    /// which may be of a row that was never written.
     pub fn take_changes(&mut self) -> Vec<(RowKey, Option<Row>)> {
-        let keys = core::mem::take(&mut self.changes);
-        keys.into_iter()
-            .map(|key| {
-                let row = self.row(&key);
-                (key, row)
-            })
-            .collect()
+        let mut changes = Vec::new();
+        let meta = self.meta();
+        if self.changes.meta.replace(meta) != Some(meta) {
+            changes.push((RowKey::Meta, Some(row(RowValue::Meta(meta)))));
+        }
+        for key in self.changes.take() {
+            let row = self.row(&key);
+            changes.push((key, row));
+        }
+        changes
     }
 
-    /// Whether rows wait to be taken.
-    pub fn has_changes(&self) -> bool {
-        !self.changes.is_empty()
+    /// The whole state, in key order.
+    pub fn rows(&self) -> impl Iterator<Item = (RowKey, Row)> {
+        let chunks = |kind: LogKind| {
+            let log = self.memory.log(kind);
+            let numbered = (log.first..).zip(log.chunks.iter());
+            numbered.map(move |(no, chunk)| (kind.row_key(no), RowValue::Chunk(chunk.clone())))
+        };
+        let locks = self.table.locks.iter();
+        let leases = self.table.leases.iter();
+        let sessions = self.sessions.open.iter();
+        core::iter::once((RowKey::Meta, RowValue::Meta(self.meta())))
+            .chain(locks.map(|(name, lock)| (RowKey::Lock(name.clone()), lock_row(lock))))
+            .chain(leases.map(|(id, lease)| (RowKey::Lease(*id), RowValue::Lease(lease.clone()))))
+            .chain(sessions.map(|(id, opened)| {
+                (RowKey::Session(*id), RowValue::Session(opened.session.clone()))
+            }))
+            .chain(chunks(LogKind::Answers))
+            .chain(chunks(LogKind::Recent))
+            .map(|(key, value)| (key, row(value)))
     }
 
-    /// One row, or `None` if there is no such thing now.
-    pub fn row(&self, key: &RowKey) -> Option<Row> {
-        Some(match key {
-            RowKey::Meta => Row::Meta(self.meta.clone()),
-            RowKey::Session(id) => Row::Session(Box::new(self.table.sessions.get(id)?.row.clone())),
-            RowKey::Lock(name) => Row::Lock(self.table.locks.get(name)?.row.clone()),
-            RowKey::Lease(id) => Row::Lease(Box::new(self.table.leases.get(id)?.clone())),
-            RowKey::Answers(number) => Row::Ends(self.answers.chunk(*number)?.clone()),
-            RowKey::Recent(number) => Row::Ends(self.recent.chunk(*number)?.clone()),
-        })
-    }
-
-    /// The image: every row, in key order.
-    pub fn rows(&self) -> impl Iterator<Item = (RowKey, Row)> + '_ {
-        let keys = core::iter::once(RowKey::Meta)
-            .chain(self.table.sessions.keys().map(|id| RowKey::Session(*id)))
-            .chain(self.table.locks.keys().map(|name| RowKey::Lock(name.clone())))
-            .chain(self.table.leases.keys().map(|id| RowKey::Lease(*id)))
-            .chain(self.answers.chunks().map(|(number, _)| RowKey::Answers(number)))
-            .chain(self.recent.chunks().map(|(number, _)| RowKey::Recent(number)));
-        keys.filter_map(|key| self.row(&key).map(|row| (key, row)))
-    }
-
-    /// Rebuilds a machine from an image, in any order of rows.
+    /// The machine that these rows are the image of; they may come in any order.
     pub fn from_rows(rows: impl IntoIterator<Item = (RowKey, Row)>) -> Result<Self, BadImage> {
         Self::from_rows_with_limits(rows, Limits::default())
     }
 
-    /// [`Self::from_rows`] with other bounds, for tests.
+    /// As [`Machine::from_rows`], with the bounds that the machine was run with.
     pub fn from_rows_with_limits(
         rows: impl IntoIterator<Item = (RowKey, Row)>,
         limits: Limits,
     ) -> Result<Self, BadImage> {
-        let mut machine = Self::with_limits(limits);
-        let mut sorted: Vec<_> = rows.into_iter().collect();
-        sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
-        for (key, row) in sorted {
-            machine.load(key, row)?;
+        let mut parts = Parts::default();
+        for (key, row) in rows {
+            parts.sort_in(key, row)?;
         }
-        machine.answers.next_chunk = machine.meta.next_answers_chunk;
-        machine.recent.next_chunk = machine.meta.next_recent_chunk;
-        machine.changes.clear();
-        machine.check().map_err(BadImage)?;
-        Ok(machine)
+        parts.assemble(limits)
     }
 
-    fn load(&mut self, key: RowKey, row: Row) -> Result<(), BadImage> {
-        match (key, row) {
-            (RowKey::Meta, Row::Meta(meta)) => self.meta = meta,
-            (RowKey::Session(id), Row::Session(session)) => {
-                self.table.insert_session(id, *session);
+    fn meta(&self) -> Meta {
+        Meta {
+            level: self.level,
+            clock: self.clock,
+            token_last: self.token_last,
+            revision: self.revision,
+        }
+    }
+
+    fn row(&self, key: &RowKey) -> Option<Row> {
+        let chunk = |kind: LogKind, number| {
+            self.memory.log(kind).chunk(number).cloned().map(RowValue::Chunk)
+        };
+        let value = match key {
+            RowKey::Meta => Some(RowValue::Meta(self.meta())),
+            RowKey::Lock(name) => self.table.locks.get(name).map(lock_row),
+            RowKey::Lease(id) => self.table.leases.get(id).cloned().map(RowValue::Lease),
+            RowKey::Session(id) => self.sessions.get(*id).cloned().map(RowValue::Session),
+            RowKey::Answers(number) => chunk(LogKind::Answers, *number),
+            RowKey::Recent(number) => chunk(LogKind::Recent, *number),
+        };
+        value.map(row)
+    }
+}
+
+fn row(value: RowValue) -> Row {
+    Row { version: ROW_VERSION, value }
+}
+
+fn lock_row(lock: &Lock) -> RowValue {
+    RowValue::Lock(LockRow { last_token: lock.last_token, revision: lock.revision })
+}
+
+/// Rows by kind, before they are put together.
+#[derive(Default)]
+struct Parts {
+    meta: Option<Meta>,
+    locks: BTreeMap<LockName, LockRow>,
+    leases: BTreeMap<LeaseId, Box<Lease>>,
+    sessions: BTreeMap<SessionId, Session>,
+    answers: BTreeMap<u64, Vec<Answer>>,
+    recent: BTreeMap<u64, Vec<Answer>>,
+}
+
+impl Parts {
+    fn sort_in(&mut self, key: RowKey, row: Row) -> Result<(), BadImage> {
+        if row.version != ROW_VERSION {
+            return Err(BadImage(format!(
+                "a row has version {}, this build knows version {ROW_VERSION}",
+                row.version
+            )));
+        }
+        let twice = match (key, row.value) {
+            (RowKey::Meta, RowValue::Meta(meta)) => self.meta.replace(meta).is_some(),
+            (RowKey::Lock(name), RowValue::Lock(row)) => self.locks.insert(name, row).is_some(),
+            (RowKey::Lease(id), RowValue::Lease(row)) => self.leases.insert(id, row).is_some(),
+            (RowKey::Session(id), RowValue::Session(row)) => {
+                self.sessions.insert(id, row).is_some()
             }
-            (RowKey::Lock(name), Row::Lock(row)) => {
-                self.table.locks.insert(name, Lock { row, ..Lock::default() });
-            }
-            (RowKey::Lease(id), Row::Lease(lease)) => {
-                // Share the text of the name with the lock's key.
-                let Some((name, _)) = self.table.locks.get_key_value(&lease.name) else {
-                    return Err(BadImage(format!("lease {id:?} has no lock row")));
-                };
-                let lease = Lease { name: name.clone(), ..*lease };
-                self.table.insert_lease(id, lease);
-            }
-            (RowKey::Answers(number), Row::Ends(records)) => self.answers.load(number, records),
-            (RowKey::Recent(number), Row::Ends(records)) => self.recent.load(number, records),
-            (key, _) => return Err(BadImage(format!("row {key:?} holds something else"))),
+            (RowKey::Answers(no), RowValue::Chunk(row)) => self.answers.insert(no, row).is_some(),
+            (RowKey::Recent(no), RowValue::Chunk(row)) => self.recent.insert(no, row).is_some(),
+            (key, _) => return Err(BadImage(format!("{key:?} holds a row of another kind"))),
+        };
+        if twice { Err(BadImage("a key comes twice".to_string())) } else { Ok(()) }
+    }
+
+    fn assemble(self, limits: Limits) -> Result<Machine, BadImage> {
+        let meta = self.meta.ok_or_else(|| BadImage("the clock is missing".to_string()))?;
+        if meta.level > LEVEL {
+            return Err(BadImage(format!(
+                "it was written at level {}, this build knows levels up to {LEVEL}",
+                meta.level
+            )));
+        }
+        let mut machine = Machine::with_limits(limits);
+        machine.level = meta.level;
+        machine.clock = meta.clock;
+        machine.token_last = meta.token_last;
+        machine.revision = meta.revision;
+        machine.changes.meta = Some(meta);
+        for (name, row) in self.locks {
+            let lock =
+                Lock { last_token: row.last_token, revision: row.revision, ..Lock::default() };
+            machine.table.locks.insert(name, lock);
+        }
+        for (session_id, session) in self.sessions {
+            machine.restore_session(session_id, session)?;
+        }
+        for (lease_id, lease) in self.leases {
+            machine.restore_lease(lease_id, lease)?;
+        }
+        let empty = |lock: &Lock| lock.holders.is_empty() && lock.queue.is_empty();
+        if let Some((name, _)) = machine.table.locks.iter().find(|(_, lock)| empty(lock)) {
+            return Err(BadImage(format!("the lock {name} is neither held nor waited for")));
+        }
+        machine.memory.answers = machine.restore_log(LogKind::Answers, self.answers)?;
+        machine.memory.recent = machine.restore_log(LogKind::Recent, self.recent)?;
+        Ok(machine)
+    }
+}
+
+impl Machine {
+    fn restore_session(&mut self, session_id: SessionId, session: Session) -> Result<(), BadImage> {
+        self.restore_request(session.request_id, Subject::Session(session_id))?;
+        self.deadlines.add(Some(session.deadline), Due::Session(session_id));
+        let opened = OpenedSession { session, leases: BTreeSet::new() };
+        self.sessions.open.insert(session_id, opened);
+        Ok(())
+    }
+
+    fn restore_lease(&mut self, lease_id: LeaseId, mut lease: Box<Lease>) -> Result<(), BadImage> {
+        // Every lease shares the text of its lock's name.
+        let Some((name, _)) = self.table.locks.get_key_value(&lease.name) else {
+            return Err(BadImage(format!("the lease {lease_id:?} has no lock {}", lease.name)));
+        };
+        lease.name = name.clone();
+        self.restore_request(lease.request_id, Subject::Lease(lease_id))?;
+        if let Some(session_id) = lease.session_id()
+            && !self.sessions.join(session_id, lease_id)
+        {
+            return Err(BadImage(format!("the lease {lease_id:?} has no session")));
+        }
+        if lease.token() > Some(self.token_last) {
+            return Err(BadImage(format!("the lease {lease_id:?} has a token above the ceiling")));
+        }
+        self.deadlines.add(lease.deadline(), Due::Lease(lease_id));
+        if !self.table.insert(lease_id, lease) {
+            return Err(BadImage(format!("the lease {lease_id:?} has no place in its lock")));
         }
         Ok(())
+    }
+
+    fn restore_request(
+        &mut self,
+        request_id: Option<RequestId>,
+        subject: Subject,
+    ) -> Result<(), BadImage> {
+        let Some(request_id) = request_id else { return Ok(()) };
+        match self.memory.requests.insert(request_id, subject) {
+            Some(_) => Err(BadImage("a request id is known twice".to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn restore_log(
+        &mut self,
+        kind: LogKind,
+        chunks: BTreeMap<u64, Vec<Answer>>,
+    ) -> Result<EndLog, BadImage> {
+        let first = chunks.keys().next().copied().unwrap_or_default();
+        let mut log = EndLog { first, ..EndLog::default() };
+        let mut expected = first;
+        for (number, answers) in chunks {
+            if number != expected || number > CHUNK_NUMBER_MAX || answers.is_empty() {
+                return Err(BadImage(format!("{kind:?} has a gap before chunk {number}")));
+            }
+            expected = number.saturating_add(1);
+            for (offset, answer) in answers.iter().enumerate() {
+                let place = Place { kind, chunk: number, offset };
+                let subject = answer.subject();
+                self.restore_request(answer.request_id, subject)?;
+                if self.memory.ended.insert(subject, place).is_some() || self.lives(subject) {
+                    return Err(BadImage("an end is remembered twice or too early".to_string()));
+                }
+            }
+            log.len = log.len.saturating_add(answers.len());
+            log.chunks.push_back(answers);
+        }
+        Ok(log)
+    }
+
+    pub(crate) fn lives(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::Lease(lease_id) => self.table.leases.contains_key(&lease_id),
+            Subject::Session(session_id) => self.sessions.open.contains_key(&session_id),
+        }
     }
 }

@@ -41,3 +41,63 @@ pub const RECENT_ENDS_MAX: usize = 131_072;
 pub const TOKEN_MAX: u64 = (1 << 53) - 1;
 /// Commands in one log entry; a batch beyond it waits for the next entry.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 4_096;
+/// Ended answers in one row. More makes each write larger, fewer makes more rows.
+pub const ANSWERS_PER_CHUNK: usize = 128;
+/// Chunks of ended answers that one advance may forget; far more than one advance can fill.
+pub const CHUNKS_FORGOTTEN_PER_ADVANCE_MAX: usize = 16;
+
+const _: () = assert!(LEASES_PER_SESSION_MAX <= EXPIRIES_PER_ADVANCE_MAX);
+
+/// The bounds that a machine is run with: always the constants above, except in tests that could
+/// not reach those. They are not part of the state, so replicas must be built with the same ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// See [`QUEUE_LENGTH_MAX`].
+    pub queue_length_max: usize,
+    /// See [`HOLDERS_MAX`].
+    pub holders_max: usize,
+    /// See [`LEASES_MAX`].
+    pub leases_max: usize,
+    /// See [`SESSIONS_MAX`].
+    pub sessions_max: usize,
+    /// See [`LEASES_PER_SESSION_MAX`].
+    pub leases_per_session_max: usize,
+    /// See [`EXPIRIES_PER_ADVANCE_MAX`].
+    pub expiries_per_advance_max: usize,
+    /// See [`ANSWERS_MAX`].
+    pub answers_max: usize,
+    /// See [`ANSWER_KEPT_MS`].
+    pub answer_kept_ms: u64,
+    /// See [`RECENT_ENDS_MAX`].
+    pub recent_ends_max: usize,
+    /// See [`ANSWERS_PER_CHUNK`].
+    pub answers_per_chunk: usize,
+    /// See [`CHUNKS_FORGOTTEN_PER_ADVANCE_MAX`].
+    pub chunks_forgotten_per_advance_max: usize,
+    /// See [`TOKEN_MAX`].
+    pub token_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue_length_max: QUEUE_LENGTH_MAX,
+            holders_max: HOLDERS_MAX,
+            leases_max: LEASES_MAX,
+            sessions_max: SESSIONS_MAX,
+            leases_per_session_max: LEASES_PER_SESSION_MAX,
+            expiries_per_advance_max: EXPIRIES_PER_ADVANCE_MAX,
+            answers_max: ANSWERS_MAX,
+            answer_kept_ms: ANSWER_KEPT_MS,
+            recent_ends_max: RECENT_ENDS_MAX,
+            answers_per_chunk: ANSWERS_PER_CHUNK,
+            chunks_forgotten_per_advance_max: CHUNKS_FORGOTTEN_PER_ADVANCE_MAX,
+            token_max: TOKEN_MAX,
+        }
+    }
+}
+
+/// A size as the number that outcomes and views carry.
+pub(crate) fn count(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
+}

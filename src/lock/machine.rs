@@ -1,108 +1,57 @@
-//! The machine: `apply` is the only way to change the replicated state.
+//! The machine: everything that is replicated, and the only way to change it.
 //!
-//! For each command of an entry it first moves the lease clock to the command's stamp, ending what
-//! is due, then runs the command. Both are functions of the state and the entry alone. The rules
-//! themselves live in `acquire`, `release` and `sessions`.
+//! `apply` takes one log entry; for each of its commands it moves the lease clock, ends what is
+//! due, then runs the command. It is total and deterministic: the same entries give the same
+//! outcomes, events and rows on every node, however they are split and whenever a node started
+//! from rows instead of from the beginning.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::fmt;
 
-use serde::{Deserialize, Serialize};
-
-use crate::answers::{Memory, Record};
+use crate::changes::Changes;
 use crate::command::{Command, Entry, LEVEL};
+use crate::deadlines::{Deadlines, Due};
 use crate::event::{Event, EventKind};
-use crate::ids::{LeaseId, LockName, Revision, Token};
-use crate::image::RowKey;
-use crate::limits;
-use crate::outcome::{EndReason, Ended, Outcome};
-use crate::table::{Due, Table};
+use crate::ids::{Revision, Token};
+use crate::limits::Limits;
+use crate::outcome::{EndReason, Outcome};
+use crate::requests::Memory;
+use crate::sessions::Sessions;
+use crate::table::{Lease, LeaseState, Table};
 use crate::time::LeaseTime;
 
-/// The bounds that decide, so that tests can reach them. Production uses the default everywhere:
-/// replicas with different bounds would decide differently.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// See [`limits::QUEUE_LENGTH_MAX`].
-    pub queue_length: usize,
-    /// See [`limits::HOLDERS_MAX`].
-    pub holders: usize,
-    /// See [`limits::LEASES_MAX`].
-    pub leases: usize,
-    /// See [`limits::SESSIONS_MAX`].
-    pub sessions: usize,
-    /// See [`limits::LEASES_PER_SESSION_MAX`].
-    pub leases_per_session: usize,
-    /// See [`limits::EXPIRIES_PER_ADVANCE_MAX`].
-    pub expiries_per_advance: usize,
-    /// See [`limits::ANSWERS_MAX`].
-    pub answers: usize,
-    /// See [`limits::RECENT_ENDS_MAX`].
-    pub recent_ends: usize,
-    /// See [`limits::TOKEN_MAX`].
-    pub token: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            queue_length: limits::QUEUE_LENGTH_MAX,
-            holders: limits::HOLDERS_MAX,
-            leases: limits::LEASES_MAX,
-            sessions: limits::SESSIONS_MAX,
-            leases_per_session: limits::LEASES_PER_SESSION_MAX,
-            expiries_per_advance: limits::EXPIRIES_PER_ADVANCE_MAX,
-            answers: limits::ANSWERS_MAX,
-            recent_ends: limits::RECENT_ENDS_MAX,
-            token: limits::TOKEN_MAX,
-        }
-    }
-}
-
-/// Clock and counters. Persisted as one row.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meta {
-    pub(crate) clock: LeaseTime,
-    pub(crate) last_token: Token,
-    pub(crate) revision: Revision,
-    pub(crate) next_ticket: u64,
-    pub(crate) next_answers_chunk: u64,
-    pub(crate) next_recent_chunk: u64,
-}
-
-/// The whole replicated state.
-#[derive(Debug, Default)]
+/// The replicated state.
+#[derive(Debug, Clone, Default)]
 pub struct Machine {
     pub(crate) limits: Limits,
-    pub(crate) meta: Meta,
+    pub(crate) clock: LeaseTime,
+    /// The highest level of any entry applied.
+    pub(crate) level: u16,
+    pub(crate) token_last: Token,
+    pub(crate) revision: Revision,
     pub(crate) table: Table,
-    /// Ends of what came with a request id; none is forgotten early.
-    pub(crate) answers: Memory,
-    /// Ends of what came without one; the oldest make room.
-    pub(crate) recent: Memory,
-    pub(crate) changes: BTreeSet<RowKey>,
-    events: Vec<Event>,
-    /// Wall clock of the entry being applied; stored for display, read by no rule.
-    pub(crate) wall_ms: u64,
+    pub(crate) sessions: Sessions,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) memory: Memory,
+    pub(crate) changes: Changes,
 }
 
-/// What one entry did: an outcome per command, and everything that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What one entry did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// One per command, in order.
+    /// One for each command, in its order.
     pub outcomes: Vec<Outcome>,
-    /// In the order in which they happened.
+    /// In revision order.
     pub events: Vec<Event>,
 }
 
-/// The entry was written for rules that this build does not know. The node must stop: skipping
-/// the entry would make it differ from the others.
+/// The entry was written by newer rules: this node must halt, because guessing would split it
+/// from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownLevel {
     /// The level of the entry.
     pub found: u16,
-    /// The newest level of this build.
+    /// The newest level that this build knows.
     pub known: u16,
 }
 
@@ -110,173 +59,161 @@ impl fmt::Display for UnknownLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the log holds an entry of level {}, this build knows levels up to {}: upgrade this node",
+            "a log entry has level {}, this build knows levels 1 to {}: upgrade this node",
             self.found, self.known
         )
     }
 }
 
+impl core::error::Error for UnknownLevel {}
+
+/// What the commands of one entry share and add to.
+pub(crate) struct Step {
+    pub(crate) wall_ms: u64,
+    pub(crate) events: Vec<Event>,
+}
+
 impl Machine {
-    /// The state before the first entry.
+    /// The state of a cluster that was just born.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A machine with other bounds, for tests that reach them.
+    /// A machine with other bounds, for tests that could not reach the real ones.
     pub fn with_limits(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Applies one entry. An entry of an unknown level changes nothing.
+    /// Applies one entry: for each command the clock moves to its stamp, never backwards, then the
+    /// command runs.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, UnknownLevel> {
-        if entry.level == 0 || entry.level > LEVEL {
+        if !(1..=LEVEL).contains(&entry.level) {
             return Err(UnknownLevel { found: entry.level, known: LEVEL });
         }
-        self.wall_ms = entry.wall_ms;
+        self.level = self.level.max(entry.level);
+        let mut step = Step { wall_ms: entry.wall_ms, events: Vec::new() };
         let mut outcomes = Vec::with_capacity(entry.commands.len());
         for (at, command) in &entry.commands {
-            self.advance(*at);
-            outcomes.push(self.run(command));
+            self.advance(*at, &mut step);
+            outcomes.push(self.run(command, &mut step));
         }
-        Ok(Applied { outcomes, events: core::mem::take(&mut self.events) })
+        Ok(Applied { outcomes, events: step.events })
     }
 
-    /// The lease clock: the newest stamp applied.
+    /// The lease clock.
     pub fn now(&self) -> LeaseTime {
-        self.meta.clock
+        self.clock
     }
 
-    /// When the first lease, waiter or session falls due.
+    /// The earliest moment at which a lease, a waiter or a session ends by itself. It may have
+    /// passed already: then more was due than one advance may end. Remembered answers are not
+    /// counted, they are forgotten whenever the clock moves.
     pub fn next_due(&self) -> Option<LeaseTime> {
-        self.table.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
-    /// Whether anything waits for the clock, remembered answers included.
+    /// Whether the clock must move for the state to come to rest: something is due some day, or
+    /// answers wait to be forgotten.
     pub fn has_pending(&self) -> bool {
-        !self.table.deadlines.is_empty() || self.answers.len() > 0 || self.recent.len() > 0
+        self.next_due().is_some() || !self.memory.is_empty()
     }
 
-    /// The newest token granted to anybody; zero before the first.
+    /// No token above it was ever granted.
     pub fn token_ceiling(&self) -> Token {
-        self.meta.last_token
+        self.token_last
     }
 
     /// The revision of the newest event.
     pub fn revision(&self) -> Revision {
-        self.meta.revision
+        self.revision
     }
 
-    fn run(&mut self, command: &Command) -> Outcome {
+    fn run(&mut self, command: &Command, step: &mut Step) -> Outcome {
         match command {
             Command::Advance => Outcome::Done,
-            Command::Acquire(acquire) => self.acquire(acquire),
+            Command::Acquire(acquire) => self.acquire(acquire, step),
             Command::Attach { lease_id } => self.attach(*lease_id),
             Command::Detach { lease_id } => self.detach(*lease_id),
             Command::DetachAll => self.detach_all(),
             Command::Renew { lease_id } => self.renew(*lease_id),
-            Command::Release { lease_id } => self.release(*lease_id),
+            Command::Release { lease_id } => self.release(*lease_id, step),
             Command::ForceRelease { name, target, reason } => {
-                self.force_release(name, *target, reason)
+                self.force_release(name, *target, reason, step)
             }
-            Command::OpenSession(open) => self.open_session(open),
+            Command::OpenSession(open) => self.open_session(open, step),
             Command::RenewSession { session_id } => self.renew_session(*session_id),
-            Command::CloseSession { session_id } => self.close_session(*session_id),
+            Command::CloseSession { session_id } => self.close_session(*session_id, step),
         }
     }
 
-    /// Moves the clock, never backwards, and ends what is due in (deadline, id) order. Ends at
-    /// most `expiries_per_advance` leases; the rest stays held, and renewable, until the next.
-    fn advance(&mut self, at: LeaseTime) {
-        if at > self.meta.clock {
-            self.meta.clock = at;
-            self.touch(RowKey::Meta);
-        }
-        let mut budget = self.limits.expiries_per_advance;
-        while let Some(&(due_at, due)) = self.table.deadlines.first() {
-            if due_at > self.meta.clock {
+    /// Moves the clock and ends what is due in (deadline, id) order. The work is bounded: what
+    /// does not fit stays held, and renewable, until the next advance. A session ends whole, so one
+    /// that does not fit what is left of the budget waits; it always fits a fresh one.
+    fn advance(&mut self, at: LeaseTime, step: &mut Step) {
+        self.clock = self.clock.max(at);
+        let budget = self.limits.expiries_per_advance_max.max(1);
+        let mut spent = 0_usize;
+        while let Some((deadline, due)) = self.deadlines.first() {
+            if deadline > self.clock {
                 break;
             }
             let cost = match due {
                 Due::Lease(_) => 1,
-                Due::Session(id) => self.table.sessions.get(&id).map_or(1, |s| s.leases.len() + 1),
+                Due::Session(session_id) => self.session_lease_count(session_id).max(1),
             };
-            // A session ends whole. It always fits an untouched budget, so it cannot be stuck.
-            if cost > budget && budget < self.limits.expiries_per_advance {
+            if spent > 0 && spent.saturating_add(cost) > budget {
                 break;
             }
+            spent = spent.saturating_add(cost);
+            // The entry goes first, whatever follows, so that this loop cannot meet it again.
+            self.deadlines.remove(Some(deadline), due);
             match due {
-                Due::Lease(id) => self.lease_is_due(id),
-                Due::Session(id) => {
-                    self.end_session(id, EndReason::SessionExpired);
+                Due::Session(session_id) => {
+                    self.end_session(session_id, EndReason::SessionExpired, step);
+                }
+                Due::Lease(lease_id) => {
+                    let how = self.table.leases.get(&lease_id).map(|lease| due_reason(lease));
+                    if let Some(how) = how {
+                        self.end_and_settle(lease_id, how, None, step);
+                    }
                 }
             }
-            budget = budget.saturating_sub(cost);
-            if budget == 0 {
-                break;
-            }
         }
-        self.forget();
+        self.memory.forget(self.clock, &self.limits, &mut self.changes);
     }
 
-    /// Forgets ends that were kept long enough, a bounded number of chunks at a time.
-    fn forget(&mut self) {
-        for _ in 0..self.limits.expiries_per_advance.div_ceil(crate::answers::CHUNK_RECORDS) + 1 {
-            if self.answers.forget_at().is_some_and(|at| at <= self.meta.clock)
-                && let Some(number) = self.answers.forget_oldest()
-            {
-                self.touch(RowKey::Answers(number));
-            }
-            if self.recent.forget_at().is_some_and(|at| at <= self.meta.clock)
-                && let Some(number) = self.recent.forget_oldest()
-            {
-                self.touch(RowKey::Recent(number));
-            }
+    /// Gives the event the next revision.
+    pub(crate) fn emit(&mut self, kind: EventKind, step: &mut Step) -> Revision {
+        self.revision = Revision(self.revision.0.saturating_add(1));
+        step.events.push(Event { revision: self.revision, kind });
+        self.revision
+    }
+
+    /// The next fencing token (P2), or none: a token is never given twice.
+    pub(crate) fn next_token(&mut self) -> Option<Token> {
+        if self.tokens_exhausted() {
+            return None;
         }
+        self.token_last = Token(self.token_last.0.saturating_add(1));
+        Some(self.token_last)
     }
 
-    /// Remembers an end, and forgets the oldest of those that nobody was promised.
-    pub(crate) fn remember(&mut self, record: Record) {
-        if record.request().is_some() {
-            let number = self.answers.push(record);
-            self.meta.next_answers_chunk = self.answers.next_chunk;
-            self.touch(RowKey::Answers(number));
-        } else {
-            let number = self.recent.push(record);
-            self.meta.next_recent_chunk = self.recent.next_chunk;
-            self.touch(RowKey::Recent(number));
-            while self.recent.len() > self.limits.recent_ends {
-                let Some(number) = self.recent.forget_oldest() else { break };
-                self.touch(RowKey::Recent(number));
-            }
-        }
-        self.touch(RowKey::Meta);
+    pub(crate) fn tokens_exhausted(&self) -> bool {
+        self.token_last.0 >= self.limits.token_max
     }
+}
 
-    /// How a lease ended, while it is remembered.
-    pub(crate) fn ended_lease(&self, id: LeaseId) -> Option<&Ended> {
-        self.recent.lease(id).or_else(|| self.answers.lease(id))
-    }
-
-    /// Marks a row as changed.
-    pub(crate) fn touch(&mut self, key: RowKey) {
-        self.changes.insert(key);
-    }
-
-    /// Says that something happened to a lock: its revision moves.
-    pub(crate) fn happened_to(&mut self, name: &LockName, kind: EventKind) {
-        let revision = self.happened(kind);
-        if let Some(lock) = self.table.locks.get_mut(name) {
-            lock.row.revision = revision;
-        }
-        self.touch(RowKey::Lock(name.clone()));
-    }
-
-    /// Says that something happened.
-    pub(crate) fn happened(&mut self, kind: EventKind) -> Revision {
-        let revision = Revision(self.meta.revision.0.saturating_add(1));
-        self.meta.revision = revision;
-        self.touch(RowKey::Meta);
-        self.events.push(Event { revision, kind });
-        revision
+/// What ends a lease whose deadline has come: the earlier of its two deadlines.
+fn due_reason(lease: &Lease) -> EndReason {
+    match &lease.state {
+        LeaseState::Waiting(waiting) => match waiting.grace_until {
+            Some(grace_until) if grace_until < waiting.wait_until => EndReason::Abandoned,
+            Some(_) | None => EndReason::WaitTimeout,
+        },
+        LeaseState::Held(held) => match (held.claim_until, held.expires_at) {
+            (Some(_), None) => EndReason::Abandoned,
+            (Some(claim), Some(expires)) if claim <= expires => EndReason::Abandoned,
+            (Some(_) | None, Some(_)) | (None, None) => EndReason::Expired,
+        },
     }
 }

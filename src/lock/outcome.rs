@@ -19,27 +19,41 @@ pub enum Outcome {
     Granted(Box<Grant>),
     /// The request stands in the queue; an event will tell the rest.
     Queued(Queued),
+    /// The lease is held, and this is its deadline now.
     Renewed(Box<Grant>),
+    /// The lease ended by this release or by an earlier one.
     Released(Ended),
     /// What was taken; empty if that grant had ended already.
     ForceReleased(Vec<Ended>),
+    /// The session is open (also by the first request with the same id).
     SessionOpened(SessionInfo),
+    /// The session is open, and this is its deadline now.
     SessionRenewed(SessionInfo),
+    /// The session was closed by this command or by an earlier one.
     SessionClosed {
+        /// Which.
         session_id: SessionId,
+        /// Leases, held or waiting, that this command ended with it.
         leases_ended: u64,
     },
+    /// Nothing changed, and this is why.
     Rejected(Rejection),
 }
 
 /// A held lease as its holder sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
+    /// The right to renew and release; for the holder only.
     pub lease_id: LeaseId,
+    /// The lock.
     pub name: LockName,
+    /// Alone or together with others.
     pub mode: Mode,
+    /// Whose it is.
     pub owner: Owner,
+    /// The fencing token of this grant (P2).
     pub token: Token,
+    /// The session that keeps the lease alive, if one does.
     pub session_id: Option<SessionId>,
     /// The lease's own TTL or its session's; `None` for a lease without expiry.
     pub ttl_ms: Option<u64>,
@@ -49,12 +63,14 @@ pub struct Grant {
     pub waited_ms: u64,
     /// When the lease ends unless renewed; `None` for a lease without expiry.
     pub deadline: Option<LeaseTime>,
+    /// As given with the acquire.
     pub metadata: Metadata,
 }
 
 /// A place in a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queued {
+    /// The waiting lease; of the first request, if this was a repeat.
     pub lease_id: LeaseId,
     /// 1 for the next in line, counted when the command was applied.
     pub position: u64,
@@ -63,21 +79,30 @@ pub struct Queued {
 /// How a lease ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
+    /// Which lease.
     pub lease_id: LeaseId,
+    /// Of which lock.
     pub name: LockName,
     /// `None` if it was still waiting.
     pub token: Option<Token>,
+    /// Why it ended.
     pub how: EndReason,
+    /// Lease time of its end.
     pub ended_at: LeaseTime,
 }
 
 /// Why a lease or session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EndReason {
+    /// Its holder released it, or left the queue.
     Released,
+    /// Its TTL passed without a renewal.
     Expired,
+    /// Somebody took it away.
     Forced,
+    /// Its session was closed.
     SessionClosed,
+    /// Its session's TTL passed without a renewal.
     SessionExpired,
     /// Its wait ran out before it was granted.
     WaitTimeout,
@@ -88,11 +113,17 @@ pub enum EndReason {
 /// A session as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInfo {
+    /// The right to use, renew and close it; for its owner only.
     pub session_id: SessionId,
+    /// Whose it is.
     pub owner: Owner,
+    /// How long it lives without a renewal, in milliseconds.
     pub ttl_ms: u64,
+    /// When it ends unless renewed.
     pub deadline: LeaseTime,
+    /// Its leases, held or waiting.
     pub lease_count: u64,
+    /// As given when it was opened.
     pub metadata: Metadata,
 }
 
@@ -102,17 +133,35 @@ pub enum Rejection {
     /// The lock is held or waited for, and the caller did not want to wait.
     LockHeld(Box<Contention>),
     /// The queue is at its bound.
-    QueueFull { limit: u64 },
+    QueueFull {
+        /// The bound.
+        limit: u64,
+    },
     /// The lock has as many shared holders as it may.
-    HoldersFull { limit: u64 },
+    HoldersFull {
+        /// The bound.
+        limit: u64,
+    },
     /// The cluster has as many leases as it may.
-    LeasesFull { limit: u64 },
+    LeasesFull {
+        /// The bound.
+        limit: u64,
+    },
     /// The cluster has as many sessions as it may.
-    SessionsFull { limit: u64 },
+    SessionsFull {
+        /// The bound.
+        limit: u64,
+    },
     /// The session has as many leases as it may.
-    SessionLeasesFull { limit: u64 },
+    SessionLeasesFull {
+        /// The bound.
+        limit: u64,
+    },
     /// The memory of ended answers is full: a request id cannot be promised its once-only effect.
-    AnswersFull { limit: u64 },
+    AnswersFull {
+        /// The bound.
+        limit: u64,
+    },
     /// Another command came under this request id before.
     RequestIdReused,
     /// The lease ended, and this is how.
@@ -122,7 +171,10 @@ pub enum Rejection {
     /// The lease waits: it cannot be renewed.
     LeaseWaiting,
     /// The session ended, and this is how.
-    SessionGone { how: EndReason },
+    SessionGone {
+        /// `SessionClosed` or `SessionExpired`.
+        how: EndReason,
+    },
     /// No such session is remembered.
     SessionUnknown,
     /// No token is left below 2^53; nothing is granted any more.
@@ -132,10 +184,13 @@ pub enum Rejection {
 /// Who is in the way of an acquire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contention {
+    /// The lock.
     pub name: LockName,
     /// At most [`HOLDERS_SHOWN_MAX`] of them.
     pub holders: Vec<Holder>,
+    /// All of its holders.
     pub holder_count: u64,
+    /// All of its waiters.
     pub queue_length: u64,
 }
 
@@ -145,15 +200,22 @@ pub const HOLDERS_SHOWN_MAX: usize = 10;
 /// A holder as others see it: never its lease id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
+    /// Whose grant it is.
     pub owner: Owner,
+    /// Alone or together with others.
     pub mode: Mode,
+    /// Of this grant.
     pub token: Token,
+    /// Lease time of the grant.
     pub granted_at: LeaseTime,
     /// Wall clock of the granting leader, in milliseconds since 1970; for display.
     pub since_wall_ms: u64,
     /// Lease time of the last renewal, or of the grant.
     pub renewed_at: LeaseTime,
+    /// When the lease ends unless renewed; `None` for a lease without expiry.
     pub deadline: Option<LeaseTime>,
+    /// As given with the acquire.
     pub metadata: Metadata,
+    /// Whether a session keeps the lease alive.
     pub in_session: bool,
 }

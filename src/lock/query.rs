@@ -1,26 +1,32 @@
 //! Answers to read-only questions about the machine. Sent between nodes when a read is forwarded.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Mode;
+use crate::command::{LeaseTerm, Mode};
 use crate::ids::{LeaseId, LockName, Metadata, Owner, Revision, SessionId, Token};
+use crate::limits::count;
 use crate::machine::Machine;
-use crate::outcome::{EndReason, Ended, Grant, Holder, SessionInfo};
-use crate::table::LeaseState;
-use crate::time::LeaseTime;
+use crate::outcome::{EndReason, Ended, Grant, HOLDERS_SHOWN_MAX, Holder, SessionInfo};
+use crate::queue::Queue;
+use crate::table::{Lease, LeaseState, Lock, earlier};
+use crate::time::{LeaseTime, Ttl};
 
 /// One lock as everybody may see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockView {
+    /// The lock.
     pub name: LockName,
     /// In token order, at most the number that was asked for.
     pub holders: Vec<Holder>,
+    /// All of its holders.
     pub holder_count: u64,
     /// In queue order, at most the number that was asked for.
     pub waiters: Vec<WaiterView>,
+    /// All of its waiters.
     pub queue_length: u64,
     /// The lock's newest token while the lock is remembered.
     pub last_token: Option<Token>,
@@ -35,176 +41,255 @@ pub struct LockView {
 /// A waiter as others see it: never its lease id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaiterView {
+    /// Who waits.
     pub owner: Owner,
+    /// Alone or together with others.
     pub mode: Mode,
     /// 1 for the next in line.
     pub position: u64,
+    /// Since it joined, in lease time.
     pub waiting_ms: u64,
+    /// Whether its connection is not known to be gone.
     pub attached: bool,
+    /// As given with the acquire.
     pub metadata: Metadata,
 }
 
 /// A lease as whoever knows its id may see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeaseView {
+    /// It is held.
     Held(Grant),
-    Waiting { name: LockName, owner: Owner, mode: Mode, position: u64, waiting_ms: u64 },
+    /// It stands in the queue.
+    Waiting {
+        /// Of which lock.
+        name: LockName,
+        /// Whose it is.
+        owner: Owner,
+        /// Alone or together with others.
+        mode: Mode,
+        /// 1 for the next in line.
+        position: u64,
+        /// Since it joined, in lease time.
+        waiting_ms: u64,
+    },
+    /// It is over, and this is how.
     Ended(Ended),
+    /// No such lease is remembered.
     Unknown,
 }
 
 /// One page of a listing, in name order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockPage {
+    /// At most as many as were asked for.
     pub locks: Vec<LockView>,
     /// The last name of this page if there may be more.
     pub next: Option<LockName>,
+    /// The lease clock of the answer.
     pub now: LeaseTime,
 }
 
 /// Counts of what lives, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
+    /// Locks that are held or waited for.
     pub locks: u64,
+    /// Grants.
     pub leases_held: u64,
+    /// Places in queues.
     pub leases_waiting: u64,
+    /// Open sessions.
     pub sessions: u64,
+    /// Remembered ends of what came with a request id.
     pub answers: u64,
 }
 
-fn as_u64(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+/// A session as whoever knows its id may see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionView {
+    /// It lives.
+    Open(SessionInfo),
+    /// It is over, and this is how.
+    Ended {
+        /// `SessionClosed` or `SessionExpired`.
+        how: EndReason,
+    },
+    /// No such session is remembered.
+    Unknown,
 }
 
 impl Machine {
-    /// One lock, also a free one; at most so many holders and waiters are named.
+    /// One lock; a free one has no holders, no waiters and no revision.
     pub fn lock(&self, name: &LockName, holders_max: usize, waiters_max: usize) -> LockView {
         let lock = self.table.locks.get(name);
-        let holders = lock
-            .into_iter()
-            .flat_map(|lock| lock.holders.iter())
-            .take(holders_max)
-            .filter_map(|(_, id)| self.holder(id))
-            .collect();
-        let waiters = lock
-            .into_iter()
-            .flat_map(|lock| lock.queue.values())
-            .take(waiters_max)
-            .zip(1..)
-            .filter_map(|(id, position)| self.waiter(*id, position))
-            .collect();
-        LockView {
-            name: name.clone(),
-            holders,
-            holder_count: lock.map_or(0, |lock| as_u64(lock.holders.len())),
-            waiters,
-            queue_length: lock.map_or(0, |lock| as_u64(lock.queue.len())),
-            last_token: lock.and_then(|lock| lock.row.last_token),
-            token_ceiling: self.meta.last_token,
-            revision: lock.map(|lock| lock.row.revision),
-            now: self.meta.clock,
-        }
+        self.lock_view(name, lock, holders_max, waiters_max)
     }
 
-    /// Locks whose name starts with `prefix`, in name order, after the name `after`.
+    /// Locks whose name begins with `prefix`, after the name `after`; free ones are not listed.
     pub fn locks(&self, prefix: &str, after: Option<&str>, limit: usize) -> LockPage {
-        let from = match after {
+        let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             Some(_) | None => Bound::Included(prefix),
         };
-        let mut names = self
-            .table
-            .locks
-            .range::<str, _>((from, Bound::Unbounded))
-            .map(|(name, _)| name)
-            .take_while(|name| name.as_str().starts_with(prefix));
-        let locks: Vec<_> = names.by_ref().take(limit).map(|name| self.lock(name, 3, 0)).collect();
-        let more = names.next().is_some();
-        let next = locks.last().filter(|_| more).map(|view| view.name.clone());
-        LockPage { locks, next, now: self.meta.clock }
+        let range = self.table.locks.range::<str, _>((start, Bound::Unbounded));
+        let mut found = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
+        let shown = HOLDERS_SHOWN_MAX;
+        let locks: Vec<LockView> = found
+            .by_ref()
+            .take(limit)
+            .map(|(name, lock)| self.lock_view(name, Some(lock), shown, shown))
+            .collect();
+        let more = found.next().is_some();
+        let next = if more { locks.last().map(|view| view.name.clone()) } else { None };
+        LockPage { locks, next, now: self.clock }
     }
 
-    /// One lease, alive or remembered.
-    pub fn lease(&self, id: LeaseId) -> LeaseView {
-        if let Some(grant) = self.grant(id) {
-            return LeaseView::Held(grant);
+    /// What became of a lease.
+    pub fn lease(&self, lease_id: LeaseId) -> LeaseView {
+        if let Some(grant) = self.grant(lease_id) {
+            return LeaseView::Held(*grant);
         }
-        if let (Some(lease), Some(position)) = (self.table.leases.get(&id), self.position(id)) {
-            return LeaseView::Waiting {
-                name: lease.name.clone(),
-                owner: lease.owner.clone(),
-                mode: lease.mode,
-                position,
-                waiting_ms: self.meta.clock.ms_since(lease.acquired_at),
+        let Some(lease) = self.table.leases.get(&lease_id) else {
+            return match self.memory.lease_end(lease_id) {
+                Some(ended) => LeaseView::Ended(ended.clone()),
+                None => LeaseView::Unknown,
             };
+        };
+        LeaseView::Waiting {
+            name: lease.name.clone(),
+            owner: lease.owner.clone(),
+            mode: lease.mode,
+            position: self.position(lease),
+            waiting_ms: self.clock.ms_since(lease.acquired_at),
         }
-        self.ended_lease(id).map_or(LeaseView::Unknown, |ended| LeaseView::Ended(ended.clone()))
     }
 
-    /// One open session.
-    pub fn session(&self, id: SessionId) -> Option<SessionInfo> {
-        self.session_info(id)
+    /// What became of a session.
+    pub fn session(&self, session_id: SessionId) -> SessionView {
+        match self.session_info(session_id) {
+            Some(info) => SessionView::Open(info),
+            None => match self.memory.session_end(session_id) {
+                Some(how) => SessionView::Ended { how },
+                None => SessionView::Unknown,
+            },
+        }
     }
 
-    /// How a session ended, while it is remembered.
-    pub fn session_end(&self, id: SessionId) -> Option<EndReason> {
-        self.ended_session(id)
-    }
-
-    /// The grant that the token belongs to, while it is held.
-    pub fn fence(&self, name: &LockName, token: Token) -> Option<Grant> {
-        self.grant(self.table.locks.get(name)?.holders.get(token)?)
+    /// Whether the token belongs to a lease of this lock that is held at this instant; if not, the
+    /// lock as it is. Says nothing about the next instant (P10).
+    pub fn fence(&self, name: &LockName, token: Token) -> Result<Holder, Box<LockView>> {
+        let lock = self.table.locks.get(name);
+        let holder = lock
+            .and_then(|lock| lock.holders.get(token))
+            .and_then(|lease_id| self.holder(lease_id));
+        holder.ok_or_else(|| {
+            Box::new(self.lock_view(name, lock, HOLDERS_SHOWN_MAX, HOLDERS_SHOWN_MAX))
+        })
     }
 
     /// Counts of what lives.
     pub fn totals(&self) -> Totals {
         let waiting = self.table.waiting_count;
         Totals {
-            locks: as_u64(self.table.locks.len()),
-            leases_held: as_u64(self.table.leases.len().saturating_sub(waiting)),
-            leases_waiting: as_u64(waiting),
-            sessions: as_u64(self.table.sessions.len()),
-            answers: as_u64(self.answers.len()),
+            locks: count(self.table.locks.len()),
+            leases_held: count(self.table.leases.len().saturating_sub(waiting)),
+            leases_waiting: count(waiting),
+            sessions: count(self.sessions.open.len()),
+            answers: count(self.memory.answers.len),
         }
     }
 
-    /// The place of a waiter in its queue, from 1; `None` for a holder. Counts the queue.
-    pub(crate) fn position(&self, id: LeaseId) -> Option<u64> {
-        let lease = self.table.leases.get(&id)?;
-        let LeaseState::Waiting { ticket, .. } = lease.state else { return None };
-        let lock = self.table.locks.get(&lease.name)?;
-        Some(as_u64(lock.queue.range(..=ticket).count()))
+    fn lock_view(
+        &self,
+        name: &LockName,
+        lock: Option<&Lock>,
+        holders_max: usize,
+        waiters_max: usize,
+    ) -> LockView {
+        let queue = lock.map(|lock| &lock.queue);
+        let waiters = queue.into_iter().flat_map(Queue::iter).take(waiters_max);
+        LockView {
+            name: name.clone(),
+            holders: lock.map_or_else(Vec::new, |lock| self.holders(lock, holders_max)),
+            holder_count: lock.map_or(0, |lock| count(lock.holders.len())),
+            waiters: waiters
+                .zip(1_u64..)
+                .filter_map(|((_, lease_id), position)| self.waiter(lease_id, position))
+                .collect(),
+            queue_length: queue.map_or(0, |queue| count(queue.len())),
+            last_token: lock.and_then(|lock| lock.last_token),
+            token_ceiling: self.token_last,
+            revision: lock.map(|lock| lock.revision),
+            now: self.clock,
+        }
     }
 
-    fn holder(&self, id: LeaseId) -> Option<Holder> {
-        let lease = self.table.leases.get(&id)?;
-        let LeaseState::Held { token, granted_at, since_wall_ms, renewed_at, .. } = lease.state
-        else {
-            return None;
-        };
+    /// At most `max` holders in token order.
+    pub(crate) fn holders(&self, lock: &Lock, max: usize) -> Vec<Holder> {
+        let holders = lock.holders.iter().take(max);
+        holders.filter_map(|(_, lease_id)| self.holder(lease_id)).collect()
+    }
+
+    fn holder(&self, lease_id: LeaseId) -> Option<Holder> {
+        let lease = self.table.leases.get(&lease_id)?;
+        let LeaseState::Held(held) = &lease.state else { return None };
+        let session = lease.session_id().and_then(|session_id| self.sessions.get(session_id));
+        let session_renewed_at = session.map_or(LeaseTime::default(), |s| s.renewed_at);
         Some(Holder {
             owner: lease.owner.clone(),
             mode: lease.mode,
-            token,
-            granted_at,
-            since_wall_ms,
-            renewed_at,
-            deadline: self.grant(id)?.deadline,
+            token: held.token,
+            granted_at: held.granted_at,
+            since_wall_ms: held.since_wall_ms,
+            renewed_at: held.renewed_at.max(session_renewed_at),
+            deadline: earlier(lease.deadline(), session.map(|session| session.deadline)),
             metadata: lease.metadata.clone(),
             in_session: lease.session_id().is_some(),
         })
     }
 
-    fn waiter(&self, id: LeaseId, position: u64) -> Option<WaiterView> {
-        let lease = self.table.leases.get(&id)?;
-        let LeaseState::Waiting { abandon_at, .. } = lease.state else { return None };
+    fn waiter(&self, lease_id: LeaseId, position: u64) -> Option<WaiterView> {
+        let lease = self.table.leases.get(&lease_id)?;
+        let LeaseState::Waiting(waiting) = &lease.state else { return None };
         Some(WaiterView {
             owner: lease.owner.clone(),
             mode: lease.mode,
             position,
-            waiting_ms: self.meta.clock.ms_since(lease.acquired_at),
-            attached: abandon_at.is_none(),
+            waiting_ms: self.clock.ms_since(lease.acquired_at),
+            attached: waiting.grace_until.is_none(),
             metadata: lease.metadata.clone(),
         })
+    }
+
+    fn position(&self, lease: &Lease) -> u64 {
+        let LeaseState::Waiting(waiting) = &lease.state else { return 0 };
+        let lock = self.table.locks.get(&lease.name);
+        lock.map_or(0, |lock| lock.queue.position(waiting.ticket))
+    }
+
+    /// The lease as its holder sees it, if it is held.
+    pub(crate) fn grant(&self, lease_id: LeaseId) -> Option<Box<Grant>> {
+        let lease = self.table.leases.get(&lease_id)?;
+        let LeaseState::Held(held) = &lease.state else { return None };
+        let session = lease.session_id().and_then(|session_id| self.sessions.get(session_id));
+        let ttl = match lease.term {
+            LeaseTerm::Ttl(ttl) => Some(ttl),
+            LeaseTerm::Forever => None,
+            LeaseTerm::Session(_) => session.map(|session| session.ttl),
+        };
+        Some(Box::new(Grant {
+            lease_id,
+            name: lease.name.clone(),
+            mode: lease.mode,
+            owner: lease.owner.clone(),
+            token: held.token,
+            session_id: lease.session_id(),
+            ttl_ms: ttl.map(Ttl::ms),
+            granted_at: held.granted_at,
+            waited_ms: held.granted_at.ms_since(lease.acquired_at),
+            deadline: earlier(lease.deadline(), session.map(|session| session.deadline)),
+            metadata: lease.metadata.clone(),
+        }))
     }
 }

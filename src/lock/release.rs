@@ -1,73 +1,138 @@
-//! Renewing and giving back.
+//! Keeping and ending leases: renew, release, force release, and the one way a lease ends.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::acquire::own_deadline;
 use crate::command::ForceTarget;
+use crate::deadlines::Due;
+use crate::event::EventKind;
 use crate::ids::{LeaseId, LockName, Reason};
 use crate::image::RowKey;
-use crate::machine::Machine;
-use crate::outcome::{EndReason, Outcome, Rejection};
+use crate::machine::{Machine, Step};
+use crate::outcome::{EndReason, Ended, Outcome, Rejection};
+use crate::requests::{Answer, End};
 use crate::table::LeaseState;
 
 impl Machine {
-    /// A renewal never shortens. Renewing a session's lease renews the session: its holder proves
-    /// that it lives, and a silent no would be a trap.
-    pub(crate) fn renew(&mut self, id: LeaseId) -> Outcome {
-        let Some(lease) = self.table.leases.get(&id) else {
-            return Outcome::Rejected(self.lease_missing(id));
+    /// Moves the deadline, never to an earlier moment (P3). Whoever renews holds, so an unclaimed
+    /// grant is claimed by it. A session's lease proves that its session lives, and renews that.
+    pub(crate) fn renew(&mut self, lease_id: LeaseId) -> Outcome {
+        let clock = self.clock;
+        let Some(lease) = self.table.leases.get_mut(&lease_id) else {
+            return self.gone(lease_id);
         };
-        if matches!(lease.state, LeaseState::Waiting { .. }) {
-            return Outcome::Rejected(Rejection::LeaseWaiting);
-        }
+        let old_deadline = lease.deadline();
+        let term = lease.term;
         let session_id = lease.session_id();
-        let now = self.meta.clock;
-        self.table.change_lease(id, |lease| {
-            lease.claim();
-            let renewed = lease.deadline_from(now);
-            if let LeaseState::Held { deadline, renewed_at, .. } = &mut lease.state {
-                *deadline = renewed.map(|at| deadline.map_or(at, |old| old.max(at)));
-                *renewed_at = now;
+        match &mut lease.state {
+            LeaseState::Waiting(_) => return Outcome::Rejected(Rejection::LeaseWaiting),
+            LeaseState::Held(held) => {
+                held.claim_until = None;
+                held.renewed_at = clock;
+                held.expires_at = held.expires_at.max(own_deadline(term, clock));
             }
-        });
-        self.touch(RowKey::Lease(id));
+        }
+        self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
+        self.changes.changed(RowKey::Lease(lease_id));
         if let Some(session_id) = session_id {
-            self.renew_session(session_id);
+            self.extend_session(session_id);
         }
-        match self.grant(id) {
-            Some(grant) => Outcome::Renewed(Box::new(grant)),
-            None => Outcome::Rejected(self.lease_missing(id)),
-        }
+        self.grant(lease_id).map_or(Outcome::Done, Outcome::Renewed)
     }
 
-    /// Repeatable: a second release of the same lease answers what the first did.
-    pub(crate) fn release(&mut self, id: LeaseId) -> Outcome {
-        if let Some(ended) = self.end_lease(id, EndReason::Released, None) {
+    /// Ends a lease, or leaves the queue. Needs no memory of its own: the lease id is the key, and
+    /// repeating it answers what the first one did.
+    pub(crate) fn release(&mut self, lease_id: LeaseId, step: &mut Step) -> Outcome {
+        if let Some(ended) = self.end_and_settle(lease_id, EndReason::Released, None, step) {
             return Outcome::Released(ended);
         }
-        match self.ended_lease(id) {
-            Some(ended) if ended.how == EndReason::Released => Outcome::Released(ended.clone()),
-            Some(_) | None => Outcome::Rejected(self.lease_missing(id)),
+        match self.memory.lease_end(lease_id) {
+            Some(ended) => match ended.how {
+                EndReason::Released => Outcome::Released(ended.clone()),
+                EndReason::Expired
+                | EndReason::Forced
+                | EndReason::SessionClosed
+                | EndReason::SessionExpired
+                | EndReason::WaitTimeout
+                | EndReason::Abandoned => self.gone(lease_id),
+            },
+            None => self.gone(lease_id),
         }
     }
 
+    /// Ends one grant or all of them. The queue settles once all are gone, so that whoever waits
+    /// is not granted beside a holder that is about to be taken away.
     pub(crate) fn force_release(
         &mut self,
         name: &LockName,
         target: ForceTarget,
         reason: &Reason,
+        step: &mut Step,
     ) -> Outcome {
-        let targets: Vec<LeaseId> = match (self.table.locks.get(name), target) {
-            (None, ForceTarget::All | ForceTarget::Token(_)) => Vec::new(),
-            (Some(lock), ForceTarget::All) => lock.holders.iter().map(|(_, id)| id).collect(),
+        let taken: Vec<LeaseId> = match (self.table.locks.get(name), target) {
+            (None, ForceTarget::Token(_) | ForceTarget::All) => Vec::new(),
             (Some(lock), ForceTarget::Token(token)) => {
                 lock.holders.get(token).into_iter().collect()
             }
+            (Some(lock), ForceTarget::All) => {
+                lock.holders.iter().map(|(_, lease_id)| lease_id).collect()
+            }
         };
-        let mut ended = Vec::with_capacity(targets.len());
-        for id in targets {
-            ended.extend(self.end_lease(id, EndReason::Forced, Some(reason)));
+        let end = |lease_id| self.end_lease(lease_id, EndReason::Forced, Some(reason), step);
+        let ended: Vec<Ended> = taken.into_iter().filter_map(end).collect();
+        if !ended.is_empty() {
+            self.settle(name, step);
         }
         Outcome::ForceReleased(ended)
+    }
+
+    /// Ends the lease and gives its place to whoever is next.
+    pub(crate) fn end_and_settle(
+        &mut self,
+        lease_id: LeaseId,
+        how: EndReason,
+        reason: Option<&Reason>,
+        step: &mut Step,
+    ) -> Option<Ended> {
+        let ended = self.end_lease(lease_id, how, reason, step)?;
+        self.settle(&ended.name, step);
+        Some(ended)
+    }
+
+    /// Takes the lease out of everything and remembers how it ended; the caller settles its lock.
+    pub(crate) fn end_lease(
+        &mut self,
+        lease_id: LeaseId,
+        how: EndReason,
+        reason: Option<&Reason>,
+        step: &mut Step,
+    ) -> Option<Ended> {
+        let lease = self.table.remove(lease_id)?;
+        self.deadlines.remove(lease.deadline(), Due::Lease(lease_id));
+        if let Some(session_id) = lease.session_id() {
+            self.sessions.leave(session_id, lease_id);
+        }
+        self.changes.deleted(RowKey::Lease(lease_id));
+        let held_ms = match &lease.state {
+            LeaseState::Waiting(_) => 0,
+            LeaseState::Held(held) => self.clock.ms_since(held.granted_at),
+        };
+        let token = lease.token();
+        let ended = Ended { lease_id, name: lease.name.clone(), token, how, ended_at: self.clock };
+        let answer = Answer {
+            request_id: lease.request_id,
+            fingerprint: lease.fingerprint,
+            end: End::Lease(ended.clone()),
+        };
+        self.memory.remember(answer, &self.limits, &mut self.changes);
+        let kind = EventKind::Ended {
+            ended: ended.clone(),
+            owner: lease.owner.clone(),
+            held_ms,
+            reason: reason.cloned(),
+        };
+        let revision = self.emit(kind, step);
+        self.touch_lock(&ended.name, revision);
+        Some(ended)
     }
 }

@@ -57,7 +57,13 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// How long ago openraft read its clock; its instants can be asked for nothing else.
+pub(crate) fn age_of(at: impl openraft::async_runtime::Instant) -> Duration {
+    at.elapsed()
+}
+
 /// Wall clock in milliseconds since 1970, for display; zero before 1970.
+#[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock, for display")]
 pub(crate) fn wall_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

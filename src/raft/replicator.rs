@@ -17,7 +17,7 @@ use oarlock_core::machine::Machine;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::time::LeaseTime;
 use openraft::ReadPolicy;
-use openraft::async_runtime::{Instant as _, WatchReceiver};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -78,7 +78,7 @@ impl RaftReplicator {
                 }
                 let acked = metrics.borrow_watched().last_quorum_acked;
                 acked.map_or_else(clock::now, |acked| {
-                    clock::now() - acked.into_inner().elapsed() + leader_lease
+                    clock::now() - clock::age_of(acked.into_inner()) + leader_lease
                 })
             })
         };
@@ -218,7 +218,7 @@ impl RaftReplicator {
             return Some(Duration::ZERO);
         }
         let acked = self.raft.data_metrics().borrow_watched().last_quorum_acked?;
-        Some(acked.into_inner().elapsed())
+        Some(clock::age_of(acked.into_inner()))
     }
 
     fn heard_age(&self) -> Option<Duration> {

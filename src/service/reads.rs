@@ -9,7 +9,8 @@ use oarlock_core::time::LeaseTime;
 use crate::service::calls::REQUEST_DEADLINE;
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
-use crate::service::replicator::{Call, Query, Replicator, Reply, ReplyBody, SessionView};
+use crate::service::replicator::{Call, Query, Replicator, Reply, ReplyBody};
+use oarlock_core::query::SessionView;
 
 /// Holders that one inspection names; the rest is counted.
 const HOLDERS_MAX: usize = 1_000;
@@ -32,14 +33,14 @@ impl<R: Replicator> Service<R> {
     /// knows the session.
     pub async fn session_owner(&self, id: SessionId) -> Result<SessionOwner, ServiceError> {
         let known = self.replicator.with_machine(|machine| machine.session(id));
-        if let Some(info) = known {
+        if let SessionView::Open(info) = known {
             return Ok(SessionOwner::Known(info.owner));
         }
         let call = Call::Read(Query::Session(id));
         let reply = self.call(call, REQUEST_DEADLINE).await?;
         Ok(match reply.body {
             ReplyBody::Session(SessionView::Open(info)) => SessionOwner::Known(info.owner),
-            ReplyBody::Session(view @ (SessionView::Ended(_) | SessionView::Unknown)) => {
+            ReplyBody::Session(view @ (SessionView::Ended { .. } | SessionView::Unknown)) => {
                 SessionOwner::Missing(view)
             }
             ReplyBody::Outcome(_)
@@ -73,13 +74,10 @@ fn answer(machine: &Machine, query: &Query, now: LeaseTime) -> ReplyBody {
             ReplyBody::Locks(machine.locks(prefix, after.as_deref(), as_count(*limit)))
         }
         Query::Lease(id) => ReplyBody::Lease(machine.lease(*id)),
-        Query::Session(id) => ReplyBody::Session(match machine.session(*id) {
-            Some(info) => SessionView::Open(info),
-            None => machine.session_end(*id).map_or(SessionView::Unknown, SessionView::Ended),
-        }),
+        Query::Session(id) => ReplyBody::Session(machine.session(*id)),
         // A lease that is due but not yet ended in the log is not held any more.
         Query::Fence { name, token } => ReplyBody::Fence(
-            machine.fence(name, *token).filter(|grant| grant.deadline.is_none_or(|at| at > now)),
+            machine.fence(name, *token).ok().filter(|held| held.deadline.is_none_or(|at| at > now)),
         ),
     }
 }

@@ -12,8 +12,8 @@ use oarlock_core::command::Command;
 use oarlock_core::event::Event;
 use oarlock_core::ids::{LeaseId, LockName, SessionId, Token};
 use oarlock_core::machine::Machine;
-use oarlock_core::outcome::{EndReason, Grant, Outcome, SessionInfo};
-use oarlock_core::query::{LeaseView, LockPage, LockView};
+use oarlock_core::outcome::{Holder, Outcome};
+use oarlock_core::query::{LeaseView, LockPage, LockView, SessionView};
 use oarlock_core::time::LeaseTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -80,16 +80,8 @@ pub enum ReplyBody {
     Locks(LockPage),
     Lease(LeaseView),
     Session(SessionView),
-    /// `Some` while the token's lease is held, with that lease's grant for its remaining time.
-    Fence(Option<Grant>),
-}
-
-/// A session as whoever knows its id may see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SessionView {
-    Open(SessionInfo),
-    Ended(EndReason),
-    Unknown,
+    /// `Some` while the token's lease is held, with its holder for the remaining time.
+    Fence(Option<Holder>),
 }
 
 /// A member of the cluster as status shows it.

@@ -20,7 +20,8 @@ use super::query::Parameters;
 use super::routes::{App, unexpected};
 use super::{name, translate};
 use crate::service::reads::SessionOwner;
-use crate::service::replicator::{Call, Query, Replicator, ReplyBody, SessionView};
+use crate::service::replicator::{Call, Query, Replicator, ReplyBody};
+use oarlock_core::query::SessionView;
 
 /// What stands before a lock's name in a path.
 pub(super) const PREFIX: &str = "/v1/locks/";
@@ -102,7 +103,7 @@ async fn owner<R: Replicator>(
         (Some(owner), _) => Ok(Owner::new(owner)?),
         (None, LeaseTerm::Session(id)) => match app.service.session_owner(id).await? {
             SessionOwner::Known(owner) => Ok(owner),
-            SessionOwner::Missing(SessionView::Ended(how)) => Err(Refusal::session_gone(how)),
+            SessionOwner::Missing(SessionView::Ended { how }) => Err(Refusal::session_gone(how)),
             SessionOwner::Missing(SessionView::Unknown | SessionView::Open(_)) => {
                 Err(Refusal::session_unknown())
             }

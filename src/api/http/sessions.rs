@@ -15,7 +15,8 @@ use super::error::Refusal;
 use super::query::Parameters;
 use super::routes::{App, unexpected};
 use super::{name, translate};
-use crate::service::replicator::{Query, Replicator, ReplyBody, SessionView};
+use crate::service::replicator::{Query, Replicator, ReplyBody};
+use oarlock_core::query::SessionView;
 
 /// The id in `/v1/sessions/{id}` or `/v1/sessions/{id}/renew`.
 fn session_id(parts: &Parts) -> Result<SessionId, Refusal> {
@@ -82,7 +83,7 @@ pub(super) async fn look<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<R
             let body = translate::session(info, reply.now);
             Ok(answer(StatusCode::OK, &wire::Aged { body, staleness_ms }))
         }
-        SessionView::Ended(how) => Err(Refusal::session_gone(*how)),
+        SessionView::Ended { how } => Err(Refusal::session_gone(*how)),
         SessionView::Unknown => Err(Refusal::session_unknown()),
     }
 }
