@@ -7,6 +7,8 @@
 mod record;
 mod recovery;
 mod shared;
+mod summary;
+mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -15,25 +17,31 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
-use crate::raft::store::files::Files;
-use crate::raft::store::log::record::{Header, Record};
-use crate::raft::store::log::recovery::{Location, segment_name};
-use crate::raft::store::log::shared::{Done, Operation, Shared, State};
+use crate::raft::store::files::{FileHandle, Files};
+use crate::raft::store::log::record::Record;
+use crate::raft::store::log::recovery::{Location, Segment, segment_name};
+use crate::raft::store::log::shared::{Done, Shared, State};
+use crate::raft::store::log::table::Found;
 use crate::raft::store::log::writer::Writer;
 pub use crate::raft::store::log::writer::{Fatal, SyncObserver};
 use crate::raft::types::{LogEntry, LogId, TypeConfig, Vote};
+
+/// Below this a segment would hold little but its header.
+const SEGMENT_BYTES_MIN: u64 = 512;
 
 /// Sizes of a log, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct LogOptions {
     /// Of one segment. Larger ones roll less often and hold purged entries longer.
     pub segment_bytes: u64,
-    /// Of the recent entries kept decoded; lagging followers are served from it.
+    /// Of the recent entries kept decoded, by their encoded size; lagging followers are served
+    /// from it.
     pub cache_bytes: usize,
 }
 
@@ -43,35 +51,53 @@ impl Default for LogOptions {
     }
 }
 
-/// The log as openraft wants it. Clones share it.
+/// How much one read hands to replication at a time, in encoded bytes: some hundred entries, so
+/// that a follower far behind does not pull the whole log into memory.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// The log as openraft wants it. Clones share it; when the last one is dropped, what is queued is
+/// written and the writer thread ends.
 #[derive(Clone)]
 pub struct LogStore {
     shared: Arc<Shared>,
-    files: Arc<dyn Files>,
     _closer: Arc<Closer>,
 }
 
-/// Lets the writer thread end once the last handle is gone.
-struct Closer(Arc<Shared>);
+/// Ends the writer thread once the last handle is gone, and waits for it.
+struct Closer {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        self.0.state().closed = true;
-        self.0.work.notify_one();
+        self.shared.state().closed = true;
+        self.shared.work.notify_one();
+        let own_thread = std::thread::current().id();
+        if let Some(writer) = self.writer.take().filter(|it| it.thread().id() != own_thread) {
+            let _panics_were_reported_by_the_thread = writer.join();
+        }
     }
 }
 
 /// Sizes for metrics.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogSizes {
-    /// Segment files in use.
+    /// Segment files in use, without the one prepared ahead.
     pub segments: usize,
     /// Entries that can be read.
     pub entries: u64,
+    /// Index of the oldest entry that can be read.
+    pub first_index: Option<u64>,
+    /// Index of the newest entry, or of the last purged one.
+    pub last_index: Option<u64>,
+    /// Encoded size of the entries kept in memory.
+    pub cached_bytes: usize,
 }
 
 impl LogStore {
-    /// Reads the log back and starts its writer. Fails if anything durable is damaged.
+    /// Reads the log back and starts its writer. Fails if anything durable is damaged, and then
+    /// leaves everything as it was. The caller holds the lock of the data directory.
     pub fn open(
         files: Arc<dyn Files>,
         options: LogOptions,
@@ -79,108 +105,122 @@ impl LogStore {
         fatal: Fatal,
     ) -> io::Result<Self> {
         let recovered = recovery::recover(&*files, options.cache_bytes)?;
-        let (vote, purged, committed) = (recovered.vote, recovered.purged, recovered.committed);
-        let mut state = State {
-            cache_bytes_max: options.cache_bytes,
-            vote,
-            purged,
-            committed,
-            segment_count: recovered.segments.len(),
+        let handle = |segment: &Segment| (segment.sequence, Arc::clone(&segment.file));
+        let state = State {
+            summary: recovered.summary,
+            table: recovered.table,
+            segments: recovered.segments.iter().map(handle).collect(),
             ..State::default()
         };
-        for (index, entry) in recovered.entries {
-            let bytes = recovered.locations.get(&index).map_or(0, |location| location.bytes);
-            state.cache(entry, bytes);
-        }
-        state.last = recovered.last;
-        state.locations = recovered.locations;
         let shared = Arc::new(Shared::new(state));
-        let sequence = recovered.segments.last().map_or(0, |segment| segment.sequence);
         let writer = Writer {
             shared: Arc::clone(&shared),
-            files: Arc::clone(&files),
-            segment_bytes: options.segment_bytes,
+            files,
+            segment_bytes: options.segment_bytes.max(SEGMENT_BYTES_MIN),
             segments: recovered.segments,
             offset: recovered.offset,
-            prepared: None,
-            header: Header { sequence, vote, purged, committed },
+            sealed: recovered.sealed,
+            prepared: recovered.prepared,
+            summary: recovered.summary,
+            pending: Vec::new(),
+            placed: Vec::new(),
             observe,
             fatal,
         };
-        std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
-        Ok(Self { _closer: Arc::new(Closer(Arc::clone(&shared))), shared, files })
+        let thread = std::thread::Builder::new().name("log-writer".into());
+        let writer = Some(thread.spawn(move || writer.run())?);
+        let closer = Closer { shared: Arc::clone(&shared), writer };
+        Ok(Self { shared, _closer: Arc::new(closer) })
     }
 
     /// Whether the entry with this id is in the log or was purged as part of it.
     pub fn has(&self, id: LogId) -> io::Result<bool> {
-        if self.shared.state().purged >= Some(id) {
-            return Ok(self.shared.state().purged == Some(id));
+        let purged = self.shared.state().summary.purged;
+        if purged.is_some_and(|purged| purged.index >= id.index) {
+            return Ok(purged == Some(id));
         }
-        Ok(self.entries(id.index..=id.index)?.first().is_some_and(|entry| entry.log_id == id))
+        let found = self.entries(id.index..=id.index, usize::MAX)?;
+        Ok(found.first().is_some_and(|entry| entry.log_id == id))
     }
 
     /// The last id in the log and the last purged one.
     pub fn bounds(&self) -> (Option<LogId>, Option<LogId>) {
-        let state = self.shared.state();
-        (state.last, state.purged)
+        let summary = self.shared.state().summary;
+        (summary.last, summary.purged)
     }
 
     /// Whether anything was ever written.
     pub fn is_empty(&self) -> bool {
-        let state = self.shared.state();
-        state.last.is_none() && state.vote.is_none()
+        let summary = self.shared.state().summary;
+        summary.last.is_none() && summary.vote.is_none()
     }
 
     /// Sizes for metrics.
     pub fn sizes(&self) -> LogSizes {
         let state = self.shared.state();
-        let first = state.purged.map_or(0, |id| id.index + 1);
-        let entries = state.last.map_or(0, |id| (id.index + 1).saturating_sub(first));
-        LogSizes { segments: state.segment_count, entries }
+        let (first_index, last_index) =
+            (state.summary.first, state.summary.last.map(|id| id.index));
+        let entries = match (first_index, last_index) {
+            (Some(first), Some(last)) => last + 1 - first,
+            (Some(_) | None, _) => 0,
+        };
+        let segments = state.segments.len();
+        let cached_bytes = state.table.memory_bytes();
+        LogSizes { segments, entries, first_index, last_index, cached_bytes }
     }
 
-    /// The entries of a range, from memory where they are kept and from their segment elsewhere.
-    fn entries(&self, range: impl RangeBounds<u64>) -> io::Result<Vec<LogEntry>> {
-        enum Source {
-            Memory(LogEntry),
-            Disk(Location),
-        }
-        let mut sources = Vec::new();
-        {
+    /// The entries of a range, from memory where they are kept and from their segment elsewhere;
+    /// fewer than asked for once they exceed `bytes_max`.
+    fn entries(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let sources: Vec<Source> = {
             let state = self.shared.state();
-            let start = match range.start_bound() {
-                Bound::Included(start) => *start,
-                Bound::Excluded(start) => start + 1,
-                Bound::Unbounded => 0,
+            // The open file goes along, so that a purge meanwhile cannot take it away.
+            let source = |found| match found {
+                Found::Memory(entry) => Source::Memory(entry),
+                Found::Disk(place) => {
+                    Source::Disk(state.segments.get(&place.sequence).cloned(), place)
+                }
             };
-            let first = [state.cache.keys().next(), state.locations.keys().next()];
-            let start = first.into_iter().flatten().min().map_or(start, |first| start.max(*first));
-            let last = state.last.map_or(0, |id| id.index + 1);
-            for index in start..last {
-                if !range.contains(&index) {
-                    break;
-                }
-                match (state.cache.get(&index), state.locations.get(&index)) {
-                    (Some(cached), _) => sources.push(Source::Memory(cached.entry.clone())),
-                    (None, Some(location)) => sources.push(Source::Disk(*location)),
-                    // Only the front may be missing, in a log that never began at zero.
-                    (None, None) if sources.is_empty() => {}
-                    (None, None) => break,
-                }
+            state.table.find(start, end, bytes_max).into_iter().map(source).collect()
+        };
+        sources.into_iter().map(Source::read).collect()
+    }
+}
+
+/// An entry to be read once the state is no longer locked.
+enum Source {
+    Memory(Arc<LogEntry>),
+    Disk(Option<Arc<dyn FileHandle>>, Location),
+}
+
+impl Source {
+    fn read(self) -> io::Result<LogEntry> {
+        match self {
+            Self::Memory(entry) => Ok(Arc::unwrap_or_clone(entry)),
+            Self::Disk(None, place) => Err(io::Error::other(format!(
+                "read the log: {} is not open",
+                segment_name(place.sequence)
+            ))),
+            Self::Disk(Some(file), place) => {
+                let mut bytes = vec![0; place.bytes];
+                file.read_at(&mut bytes, place.offset)?;
+                record::read_entry(&bytes, place.sequence, place.offset).map_err(|error| {
+                    let name = segment_name(place.sequence);
+                    let why = format!("read the log: {name} at byte {}: {error}", place.offset);
+                    io::Error::new(io::ErrorKind::InvalidData, why)
+                })
             }
         }
-        let read = |source| match source {
-            Source::Memory(entry) => Ok(entry),
-            Source::Disk(location) => self.read(location),
-        };
-        sources.into_iter().map(read).collect()
-    }
-
-    fn read(&self, location: Location) -> io::Result<LogEntry> {
-        let file = self.files.open(&segment_name(location.sequence))?;
-        let mut bytes = vec![0; location.bytes];
-        file.read_at(&mut bytes, location.offset)?;
-        Ok(record::read_entry(&bytes, location.sequence, location.offset)?)
     }
 }
 
@@ -189,11 +229,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.entries(range)
+        self.entries(range, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
+        self.entries(start..end, READ_BYTES_MAX)
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.shared.state().vote)
+        Ok(self.shared.state().summary.vote)
     }
 }
 
@@ -211,22 +255,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (reply, durable) = oneshot::channel();
-        let operation = Operation { records: vec![Record::vote(*vote)], done: Done::Caller(reply) };
-        self.shared.submit(operation, |state| state.vote = Some(*vote))?;
+        self.shared.submit(Record::vote(*vote), Done::Caller(reply))?;
         durable.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")))
     }
 
+    /// Only notes it: it is written with the next group, or when the store is closed.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let mut state = self.shared.state();
-        state.committed = committed;
+        state.summary.committed = committed;
         state.committed_unwritten = committed;
         Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        // A crash may lose entries that were committed here and not yet synced here.
-        let state = self.shared.state();
-        Ok(state.committed.min(state.last))
+        // A crash may lose entries that were committed and not yet synced here.
+        let summary = self.shared.state().summary;
+        Ok(summary.committed.min(summary.last))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -234,25 +278,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<LogEntry> = entries.into_iter().collect();
-        let records: Vec<Record> = entries.iter().map(Record::entry).collect();
-        let sizes: Vec<usize> = records.iter().map(Record::bytes).collect();
-        let operation = Operation { records, done: Done::Raft(callback) };
-        self.shared.submit(operation, |state| {
-            for (entry, bytes) in entries.into_iter().zip(sizes) {
-                state.cache(entry, bytes);
-            }
-        })
+        self.shared.submit_entries(entries.into_iter().collect(), Done::Raft(callback))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        let records = vec![Record::truncate_after(last_log_id)];
-        let operation = Operation { records, done: Done::Nobody };
-        self.shared.submit(operation, |state| state.truncate_after(last_log_id))
+        self.shared.submit(Record::truncate_after(last_log_id), Done::Nobody)
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let operation = Operation { records: vec![Record::purge(log_id)], done: Done::Nobody };
-        self.shared.submit(operation, |state| state.purge(log_id))
+        self.shared.submit(Record::purge(log_id), Done::Nobody)
     }
 }

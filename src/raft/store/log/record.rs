@@ -1,7 +1,7 @@
 //! The records of the log's stream, and reading one segment back.
 //!
 //! ```text
-//!  segment: [header][record][record]…[zeros to the end]
+//!  segment: [header][record][record]…[seal][zeros to the end]
 //!  record:  frame(kind, seed = place, payload = [durable_upto u64 LE][body])
 //! ```
 //!
@@ -9,10 +9,13 @@
 //! written. That tells the two kinds of damage apart: an unreadable spot beyond every such offset
 //! was never acknowledged and is a torn tail; one before it was durable once and is damage that
 //! must not be cut away. (What no later record vouches for cannot be told apart from a torn tail.)
+//! A header is synced alone, and a seal before the header of the next segment is written: so only
+//! the last segment can have a torn tail, and a sealed one must have a successor.
 
 use serde::{Deserialize, Serialize};
 
 use crate::raft::store::codec::{self, CodecError};
+use crate::raft::store::log::summary::{Effect, Summary};
 use crate::raft::types::{LogEntry, LogId, Vote};
 
 const KIND_HEADER: u8 = 1;
@@ -21,27 +24,19 @@ const KIND_VOTE: u8 = 3;
 const KIND_TRUNCATE: u8 = 4;
 const KIND_PURGE: u8 = 5;
 const KIND_COMMITTED: u8 = 6;
+const KIND_SEAL: u8 = 7;
 
 /// Bytes of a record around its body.
 pub(super) const RECORD_BYTES: usize = codec::FRAME_BYTES + 8;
 
-/// First record of a segment: all that must outlive the segments before it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Bytes of a seal: kept free at the end of every segment.
+pub(super) const SEAL_BYTES: u64 = RECORD_BYTES as u64;
+
+/// First record of a segment: all that must outlive the segments before it. Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
     pub(super) sequence: u64,
-    pub(super) vote: Option<Vote>,
-    pub(super) purged: Option<LogId>,
-    pub(super) committed: Option<LogId>,
-}
-
-/// What a record means to whoever writes the stream.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Effect {
-    Nothing,
-    Entry(LogId),
-    Vote(Vote),
-    Purge(LogId),
-    Committed(LogId),
+    pub(super) summary: Summary,
 }
 
 /// A record to be written: its kind, encoded body and effect.
@@ -70,7 +65,7 @@ impl Record {
     }
 
     pub(super) fn truncate_after(last: Option<LogId>) -> Self {
-        Self::of(KIND_TRUNCATE, &last, Effect::Nothing)
+        Self::of(KIND_TRUNCATE, &last, Effect::TruncateAfter(last))
     }
 
     pub(super) fn purge(upto: LogId) -> Self {
@@ -79,6 +74,10 @@ impl Record {
 
     pub(super) fn committed(committed: LogId) -> Self {
         Self::of(KIND_COMMITTED, &committed, Effect::Committed(committed))
+    }
+
+    pub(super) fn seal() -> Self {
+        Self { kind: KIND_SEAL, body: Vec::new(), effect: Effect::Nothing }
     }
 
     /// Bytes of the record in a segment.
@@ -109,6 +108,20 @@ pub(super) enum Content {
     TruncateAfter(Option<LogId>),
     Purge(LogId),
     Committed(LogId),
+    Seal,
+}
+
+impl Content {
+    pub(super) fn effect(&self) -> Effect {
+        match self {
+            Self::Header(_) | Self::Seal => Effect::Nothing,
+            Self::Entry(entry) => Effect::Entry(entry.log_id),
+            Self::Vote(vote) => Effect::Vote(*vote),
+            Self::TruncateAfter(last) => Effect::TruncateAfter(*last),
+            Self::Purge(upto) => Effect::Purge(*upto),
+            Self::Committed(committed) => Effect::Committed(*committed),
+        }
+    }
 }
 
 /// A record and the place it came from.
@@ -117,7 +130,7 @@ pub(super) struct Placed {
     pub(super) content: Content,
     pub(super) offset: u64,
     pub(super) bytes: usize,
-    durable_upto: u64,
+    pub(super) durable_upto: u64,
 }
 
 /// Reads the record at `offset` of a segment.
@@ -132,6 +145,7 @@ pub(super) fn read(segment: &[u8], sequence: u64, offset: usize) -> Result<Place
         KIND_TRUNCATE => Content::TruncateAfter(codec::decode(body)?),
         KIND_PURGE => Content::Purge(codec::decode(body)?),
         KIND_COMMITTED => Content::Committed(codec::decode(body)?),
+        KIND_SEAL => Content::Seal,
         kind => return Err(CodecError::Payload(format!("record kind {kind} is not known"))),
     };
     let durable_upto = u64::from_le_bytes(*durable);

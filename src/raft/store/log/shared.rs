@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
 
+use crate::raft::store::files::FileHandle;
 use crate::raft::store::log::record::Record;
-use crate::raft::store::log::recovery::Location;
-use crate::raft::types::{LogEntry, LogId, TypeConfig, Vote};
+use crate::raft::store::log::summary::{Effect, Summary};
+use crate::raft::store::log::table::Table;
+use crate::raft::types::{LogEntry, LogId, TypeConfig};
 
 /// Records that become durable together, and who hears of it.
 pub(super) struct Operation {
     pub(super) records: Vec<Record>,
+    /// Tickets of the records that are entries, in their order.
+    pub(super) tickets: Vec<u64>,
     pub(super) done: Done,
 }
 
@@ -40,76 +44,34 @@ impl Done {
     }
 }
 
-/// An entry kept decoded, with the size of its record.
-pub(super) struct Cached {
-    pub(super) entry: LogEntry,
-    pub(super) bytes: usize,
-}
-
 #[derive(Default)]
 pub(super) struct State {
+    /// Bounded by what openraft and the batcher have in flight.
     pub(super) queue: Vec<Operation>,
     pub(super) closed: bool,
     /// The error that ended the writer.
     pub(super) failed: Option<String>,
-    /// Recent entries, among them all that are not written yet.
-    pub(super) cache: BTreeMap<u64, Cached>,
-    pub(super) cache_bytes: usize,
-    pub(super) cache_bytes_max: usize,
-    /// Entries that are written, by index.
-    pub(super) locations: BTreeMap<u64, Location>,
-    pub(super) vote: Option<Vote>,
-    pub(super) last: Option<LogId>,
-    pub(super) purged: Option<LogId>,
-    pub(super) committed: Option<LogId>,
+    /// Of all that was submitted, written or not.
+    pub(super) summary: Summary,
+    pub(super) table: Table,
     pub(super) committed_unwritten: Option<LogId>,
-    pub(super) segment_count: usize,
+    /// Open files by sequence, kept so that a read can outlive the file's name.
+    pub(super) segments: BTreeMap<u64, Arc<dyn FileHandle>>,
 }
 
 impl State {
-    /// An entry is written: it may be evicted, and is found by its place from now on.
-    pub(super) fn place(&mut self, id: LogId, location: Location) {
-        // Truncated, purged or replaced meanwhile: nobody may find this record any more.
-        if self.cache.get(&id.index).is_some_and(|cached| cached.entry.log_id == id) {
-            self.locations.insert(id.index, location);
-        }
-        while self.cache_bytes > self.cache_bytes_max {
-            let Some((oldest, _)) = self.cache.first_key_value() else { break };
-            let oldest = *oldest;
-            if !self.locations.contains_key(&oldest) {
-                break;
+    fn apply(&mut self, effect: Effect) -> io::Result<()> {
+        self.summary
+            .apply(effect)
+            .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+        match (self.summary.first, self.summary.last) {
+            (Some(first), Some(last)) => {
+                self.table.purge_before(first);
+                self.table.truncate_from(last.index + 1);
             }
-            if let Some(cached) = self.cache.remove(&oldest) {
-                self.cache_bytes -= cached.bytes;
-            }
+            (Some(_) | None, _) => self.table.truncate_from(0),
         }
-    }
-
-    pub(super) fn cache(&mut self, entry: LogEntry, bytes: usize) {
-        self.last = Some(entry.log_id);
-        self.locations.remove(&entry.log_id.index);
-        if let Some(old) = self.cache.insert(entry.log_id.index, Cached { entry, bytes }) {
-            self.cache_bytes -= old.bytes;
-        }
-        self.cache_bytes += bytes;
-    }
-
-    pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
-        let from = last.map_or(0, |id| id.index + 1);
-        self.locations.split_off(&from);
-        let gone = self.cache.split_off(&from);
-        self.cache_bytes -= gone.values().map(|cached| cached.bytes).sum::<usize>();
-        // Nothing to cut behind the end: the end stays where it is.
-        self.last = self.last.min(last);
-    }
-
-    pub(super) fn purge(&mut self, upto: LogId) {
-        self.locations = self.locations.split_off(&(upto.index + 1));
-        let kept = self.cache.split_off(&(upto.index + 1));
-        self.cache_bytes = kept.values().map(|cached| cached.bytes).sum();
-        self.cache = kept;
-        self.purged = Some(upto);
-        self.last = self.last.max(Some(upto));
+        Ok(())
     }
 }
 
@@ -130,20 +92,42 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues an operation, together with a change of the state that must keep its order.
-    pub(super) fn submit(
-        &self,
-        operation: Operation,
-        change: impl FnOnce(&mut State),
-    ) -> io::Result<()> {
-        let mut state = self.state();
-        if let Some(why) = &state.failed {
-            return Err(io::Error::other(why.clone()));
-        }
-        change(&mut state);
-        state.queue.push(operation);
+    /// Queues one record that is not an entry, and lets it take effect for readers.
+    pub(super) fn submit(&self, record: Record, done: Done) -> io::Result<()> {
+        let mut state = self.open_state()?;
+        state.apply(record.effect)?;
+        state.queue.push(Operation { records: vec![record], tickets: Vec::new(), done });
         drop(state);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// Queues entries, which can be read from now on.
+    pub(super) fn submit_entries(&self, entries: Vec<LogEntry>, done: Done) -> io::Result<()> {
+        let records: Vec<Record> = entries.iter().map(Record::entry).collect();
+        let entries: Vec<Arc<LogEntry>> = entries.into_iter().map(Arc::new).collect();
+        let mut state = self.open_state()?;
+        // On a copy: a refused batch must leave no trace.
+        let mut summary = state.summary;
+        for record in &records {
+            summary
+                .apply(record.effect)
+                .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+        }
+        state.summary = summary;
+        let slots = entries.into_iter().zip(&records);
+        let tickets = slots.map(|(entry, it)| state.table.push(entry, it.bytes())).collect();
+        state.queue.push(Operation { records, tickets, done });
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn open_state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        match &state.failed {
+            Some(why) => Err(io::Error::other(why.clone())),
+            None => Ok(state),
+        }
     }
 }

@@ -1,247 +1,251 @@
 //! The log against openraft's own suite, crashes at every operation, and damage.
 
+mod crashes;
+mod damage;
+mod suite;
+
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use oarlock_core::command::{Command, Entry as CoreEntry};
 use oarlock_core::time::LeaseTime;
-use openraft::EntryPayload;
-use openraft::impls::leader_id_adv::LeaderId;
-use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::testing::log::{StoreBuilder, Suite};
-use openraft::type_config::TypeConfigExt;
-use openraft::vote::RaftLeaderId;
+use openraft::entry::RaftEntry;
+use openraft::storage::RaftLogStorage;
+use openraft::vote::{RaftLeaderId, RaftLeaderIdExt, RaftVote};
+use openraft::{RaftLogReader, RaftTypeConfig};
 
 use super::*;
-use crate::raft::store::files::memory::MemoryFiles;
-use crate::raft::store::files::{DirectoryLock, Disk};
-use crate::raft::store::machine::StateMachine;
-use crate::raft::store::snapshot::Snapshots;
-use crate::raft::store::view::View;
+use crate::raft::store::files::memory::{self, MemoryFiles};
 use crate::raft::types::Proposal;
 
-const SEGMENT_BYTES: u64 = 8 * 1024;
+type LeaderId = <TypeConfig as RaftTypeConfig>::LeaderId;
 
-fn options() -> LogOptions {
-    LogOptions { segment_bytes: SEGMENT_BYTES, cache_bytes: 2048 }
+/// Small segments, so that every test rolls; a small cache, so that most reads come from disk.
+const SMALL: LogOptions = LogOptions { segment_bytes: 512, cache_bytes: 300 };
+
+fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(LeaderId::new_committed(term, 1), index)
 }
 
-fn open(files: &MemoryFiles) -> io::Result<LogStore> {
-    let files: Arc<dyn Files> = Arc::new(files.clone());
-    LogStore::open(files, options(), Box::new(|_, _| {}), Arc::new(|_| {}))
+fn blank(term: u64, index: u64) -> LogEntry {
+    LogEntry::new_blank(log_id(term, index))
 }
 
-fn leader(term: u64) -> <LeaderId<u64, u64> as RaftLeaderId>::Committed {
-    LeaderId { term, node_id: 1 }.to_committed()
+fn vote(term: u64) -> Vote {
+    Vote::from_leader_id(LeaderId::new(term, 1), true)
 }
 
-fn id(term: u64, index: u64) -> LogId {
-    LogId::new(leader(term), index)
+/// Runs a future on the spot; nothing here needs a runtime.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(future)
 }
 
-fn entry(term: u64, index: u64) -> LogEntry {
-    let commands = vec![(LeaseTime(index), Command::Advance); 3];
-    let proposal = Proposal(CoreEntry { level: 1, wall_ms: index, commands });
-    LogEntry { log_id: id(term, index), payload: EntryPayload::Normal(proposal) }
+fn try_open(files: &MemoryFiles, options: LogOptions) -> io::Result<LogStore> {
+    LogStore::open(Arc::new(files.clone()), options, Box::new(|_, _| {}), Arc::new(|_| {}))
 }
 
-async fn append(log: &mut LogStore, entries: Vec<LogEntry>) -> io::Result<()> {
-    let (reply, flushed) = TypeConfig::oneshot();
-    log.append(entries, IOFlushed::signal(reply)).await?;
-    flushed.await.unwrap_or_else(|_| Err(io::Error::other("the writer is gone")))
+fn open(files: &MemoryFiles) -> LogStore {
+    try_open(files, SMALL).unwrap()
 }
 
-fn indexes(log: &LogStore) -> Vec<(u64, u64)> {
-    let entries = log.entries(..).expect("entries can be read");
-    entries.iter().map(|entry| (entry.log_id.leader_id.term, entry.log_id.index)).collect()
+/// Appends and waits until it is durable.
+fn append(store: &LogStore, entries: Vec<LogEntry>) -> io::Result<()> {
+    let (sender, receiver) = oneshot::channel();
+    store.shared.submit_entries(entries, Done::Caller(sender))?;
+    now(receiver).unwrap()
 }
 
-struct RealStore;
-
-impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for RealStore {
-    async fn build(
-        &self,
-    ) -> Result<(tempfile::TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>>
-    {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let files: Arc<dyn Files> = Arc::new(Disk::open(&dir.path().join("log")).expect("disk"));
-        let log = LogStore::open(files, options(), Box::new(|_, _| {}), Arc::new(|_| {}));
-        let snapshots =
-            Arc::new(Snapshots::open(&dir.path().join("snapshots")).expect("snapshots"));
-        let view = View::open(&dir.path().join("state"), 1 << 20, &snapshots, |_| Ok(true));
-        let (view, loaded) = view.expect("a view");
-        let machine =
-            StateMachine::new(loaded, view, snapshots, Arc::new(|_| {})).expect("a machine");
-        Ok((dir, log.expect("a log"), machine))
+fn append_range(store: &LogStore, term: u64, indexes: std::ops::RangeInclusive<u64>) {
+    for index in indexes {
+        append(store, vec![blank(term, index)]).unwrap();
     }
 }
 
-#[tokio::test]
-async fn the_suite_of_openraft_passes_on_the_real_store() {
-    Suite::test_all(RealStore).await.expect("the suite passes");
+fn save_vote(store: &LogStore, term: u64) -> io::Result<()> {
+    now(store.clone().save_vote(&vote(term)))
 }
 
-#[tokio::test]
-async fn everything_is_read_back_after_a_restart_also_what_left_the_cache() {
-    let files = MemoryFiles::default();
-    let mut log = open(&files).expect("a new log opens");
-    log.save_vote(&Vote::new_committed(1, 1)).await.expect("saved");
-    for index in 0..200 {
-        append(&mut log, vec![entry(1, index)]).await.expect("appended");
-    }
-    log.truncate_after(Some(id(1, 149))).await.expect("truncated");
-    append(&mut log, (150..160).map(|index| entry(2, index)).collect()).await.expect("appended");
-    let expected: Vec<_> = (0..150).map(|i| (1, i)).chain((150..160).map(|i| (2, i))).collect();
-    assert_eq!(indexes(&log), expected);
-    let again = open(&files).expect("it opens again");
-    assert_eq!(indexes(&again), expected);
-    assert_eq!(again.shared.state().vote, Some(Vote::new_committed(1, 1)));
-}
-
-#[tokio::test]
-async fn purging_removes_segments_and_keeps_vote_and_rest() {
-    let files = MemoryFiles::default();
-    let mut log = open(&files).expect("a new log opens");
-    log.save_vote(&Vote::new_committed(3, 1)).await.expect("saved");
-    for index in 0..400 {
-        append(&mut log, vec![entry(3, index)]).await.expect("appended");
-    }
-    let before = files.list().expect("listed").len();
-    log.purge(id(3, 380)).await.expect("purged");
-    append(&mut log, vec![entry(3, 400)]).await.expect("appended");
-    assert!(files.list().expect("listed").len() < before);
-    let again = open(&files).expect("it opens again");
-    assert_eq!(again.bounds(), (Some(id(3, 400)), Some(id(3, 380))));
-    assert_eq!(indexes(&again), (381..=400).map(|index| (3, index)).collect::<Vec<_>>());
-    assert_eq!(again.shared.state().vote, Some(Vote::new_committed(3, 1)));
-    assert!(again.has(id(3, 380)).expect("known") && !again.has(id(3, 100)).expect("known"));
-}
-
-/// Runs a trace of votes, appends, truncations and purges on files that fail after `count`
-/// operations; answers what was acknowledged by then.
-async fn trace(files: &MemoryFiles) -> (Option<Vote>, Vec<(u64, u64)>) {
-    let mut acknowledged = (None, Vec::new());
-    let Ok(mut log) = open(files) else { return acknowledged };
-    for term in 1..5_u64 {
-        let vote = Vote::new_committed(term, 1);
-        if log.save_vote(&vote).await.is_err() {
-            return acknowledged;
-        }
-        acknowledged.0 = Some(vote);
-        let from = acknowledged.1.len() as u64;
-        if from > 4 {
-            if log.truncate_after(Some(id(term - 1, from - 1))).await.is_err() {
-                return acknowledged;
-            }
-        }
-        for index in from..from + 30 {
-            if append(&mut log, vec![entry(term, index)]).await.is_err() {
-                return acknowledged;
-            }
-            acknowledged.1.push((term, index));
-        }
-    }
-    acknowledged
-}
-
-#[tokio::test]
-async fn a_crash_at_every_operation_loses_nothing_acknowledged() {
-    let mut crashes = 0;
-    for count in 0..400 {
-        let files = MemoryFiles::default();
-        files.fail_after(count);
-        let acknowledged = trace(&files).await;
-        for survives in [0, 1, 30, 512, usize::MAX] {
-            let log = open(&files.crash(survives)).expect("a crash is not damage");
-            assert!(log.shared.state().vote >= acknowledged.0, "operation {count}");
-            let found = indexes(&log);
-            assert_eq!(
-                found[..acknowledged.1.len().min(found.len())],
-                acknowledged.1[..],
-                "operation {count}"
-            );
-            crashes += 1;
-        }
-    }
-    assert!(crashes > 1000);
-}
-
-#[tokio::test]
-async fn a_torn_tail_is_dropped_and_never_comes_back() {
-    let files = MemoryFiles::default();
-    let mut log = open(&files).expect("a new log opens");
-    log.save_vote(&Vote::new_committed(1, 1)).await.expect("saved");
-    append(&mut log, vec![entry(1, 0)]).await.expect("appended");
-    append(&mut log, vec![entry(1, 1), entry(1, 2)]).await.expect("appended");
-    let place = log.shared.state().locations[&1];
-    drop(log);
-    // The last group was torn in its first record; its second is whole.
-    files.damage("log-0000000000000001.seg", |bytes| {
-        bytes[usize::try_from(place.offset).expect("small") + 8] ^= 1;
-    });
-    let mut log = open(&files).expect("a torn tail is dropped");
-    assert_eq!(indexes(&log), [(1, 0)]);
-    append(&mut log, vec![entry(2, 1)]).await.expect("appended");
-    assert_eq!(indexes(&open(&files).expect("it opens")), [(1, 0), (2, 1)]);
-}
-
-#[tokio::test]
-async fn damage_before_the_tail_is_refused_and_left_untouched() {
-    let files = MemoryFiles::default();
-    let mut log = open(&files).expect("a new log opens");
-    log.save_vote(&Vote::new_committed(1, 1)).await.expect("saved");
-    for index in 0..5 {
-        append(&mut log, vec![entry(1, index)]).await.expect("appended");
-    }
-    let place = log.shared.state().locations[&2];
-    let name = "log-0000000000000001.seg";
-    files.damage(name, |bytes| bytes[usize::try_from(place.offset).expect("small") + 9] ^= 4);
-    let refusal = open(&files).err().expect("damage is refused").to_string();
-    assert!(refusal.contains(name) && refusal.contains("rebuild this node"), "{refusal}");
-    assert!(open(&files).is_err(), "and again: nothing was cut away");
-}
-
-#[tokio::test]
-async fn a_missing_segment_or_vote_is_refused() {
-    let files = MemoryFiles::default();
-    let mut log = open(&files).expect("a new log opens");
-    append(&mut log, vec![entry(1, 0)]).await.expect("appended");
-    assert!(open(&files).err().expect("no vote").to_string().contains("no vote"));
-    log.save_vote(&Vote::new_committed(1, 1)).await.expect("saved");
-    for index in 1..900 {
-        append(&mut log, vec![entry(1, index)]).await.expect("appended");
-    }
-    files.remove("log-0000000000000002.seg").expect("removed");
-    assert!(open(&files).err().expect("a gap").to_string().contains("missing"));
-}
-
-#[tokio::test]
-async fn the_first_failed_sync_is_final() {
-    let files = MemoryFiles::default();
-    let calls = Arc::new(AtomicUsize::new(0));
-    let told = Arc::new(Mutex::new(String::new()));
-    let (count, text) = (Arc::clone(&calls), Arc::clone(&told));
-    let fatal: Fatal = Arc::new(move |why| {
-        count.fetch_add(1, Ordering::SeqCst);
-        why.clone_into(&mut text.lock().expect("lock"));
-    });
-    let store: Arc<dyn Files> = Arc::new(files.clone());
-    let mut log = LogStore::open(store, options(), Box::new(|_, _| {}), fatal).expect("opens");
-    log.save_vote(&Vote::new_committed(1, 1)).await.expect("saved");
-    files.fail_after(1);
-    assert!(append(&mut log, vec![entry(1, 0)]).await.is_err());
-    assert!(append(&mut log, vec![entry(1, 1)]).await.is_err(), "nothing is tried again");
-    while calls.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
-    }
-    assert!(told.lock().expect("lock").contains("write the log"));
+fn ids(store: &LogStore) -> Vec<LogId> {
+    store.entries(.., usize::MAX).unwrap().into_iter().map(|entry| entry.log_id).collect()
 }
 
 #[test]
-fn a_second_process_on_the_directory_is_refused() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let _first = DirectoryLock::take(dir.path()).expect("free");
-    let refusal = DirectoryLock::take(dir.path()).err().expect("taken").to_string();
-    assert!(refusal.contains("another oarlock process"), "{refusal}");
+fn entries_vote_and_committed_survive_a_restart() {
+    let files = MemoryFiles::new();
+    let mut store = open(&files);
+    save_vote(&store, 3).unwrap();
+    append_range(&store, 3, 0..=40);
+    now(store.save_committed(Some(log_id(3, 39)))).unwrap();
+    drop(store);
+    let mut store = open(&files);
+    assert_eq!(now(store.read_vote()).unwrap(), Some(vote(3)));
+    assert_eq!(now(store.read_committed()).unwrap(), Some(log_id(3, 39)));
+    assert_eq!(ids(&store), (0..=40).map(|index| log_id(3, index)).collect::<Vec<_>>());
+    assert!(store.has(log_id(3, 17)).unwrap());
+    assert!(!store.has(log_id(2, 17)).unwrap());
+}
+
+#[test]
+fn evicted_entries_are_read_back_from_their_segment() {
+    let files = MemoryFiles::new();
+    let mut store = open(&files);
+    save_vote(&store, 1).unwrap();
+    append_range(&store, 1, 0..=99);
+    let sizes = store.sizes();
+    assert!(sizes.cached_bytes <= SMALL.cache_bytes, "{sizes:?}");
+    assert!(sizes.segments > 3, "{sizes:?}");
+    assert_eq!(ids(&store).len(), 100);
+    assert_eq!(now(store.try_get_log_entries(5..=6)).unwrap(), [blank(1, 5), blank(1, 6)]);
+    let commands = vec![(LeaseTime(7), Command::Advance); 3];
+    let proposal = Proposal(CoreEntry { level: 1, wall_ms: 9, commands });
+    let entry = LogEntry::new_normal(log_id(1, 100), proposal);
+    append(&store, vec![entry.clone()]).unwrap();
+    append_range(&store, 1, 101..=150);
+    assert_eq!(now(store.try_get_log_entries(100..101)).unwrap(), [entry]);
+}
+
+#[test]
+fn a_read_in_progress_outlives_the_purge_of_its_segment() {
+    let files = MemoryFiles::new();
+    let mut store = open(&files);
+    save_vote(&store, 1).unwrap();
+    append_range(&store, 1, 0..=99);
+    let file = store.shared.state().segments[&1].clone();
+    let Some(Found::Disk(place)) = store.shared.state().table.find(0, 1, 1).pop() else {
+        panic!("entry 0 is still in memory");
+    };
+    now(store.purge(log_id(1, 90))).unwrap();
+    save_vote(&store, 2).unwrap();
+    append_range(&store, 2, 100..=100);
+    assert!(!files.image().contains_key(&segment_name(1)));
+    assert_eq!(Source::Disk(Some(file), place).read().unwrap(), blank(1, 0));
+}
+
+#[test]
+fn a_purge_deletes_whole_segments_and_the_log_opens_again() {
+    let files = MemoryFiles::new();
+    let mut store = open(&files);
+    save_vote(&store, 1).unwrap();
+    append_range(&store, 1, 0..=99);
+    let before = files.image().len();
+    now(store.purge(log_id(1, 80))).unwrap();
+    append_range(&store, 1, 100..=101);
+    drop(store);
+    assert!(files.image().len() + 3 <= before, "{} of {before} files", files.image().len());
+    let store = open(&files);
+    assert_eq!(store.bounds(), (Some(log_id(1, 101)), Some(log_id(1, 80))));
+    assert_eq!(ids(&store), (81..=101).map(|index| log_id(1, index)).collect::<Vec<_>>());
+    drop(store);
+    // Beyond the end, as after a snapshot from the leader: nothing is left, and the next follows.
+    let mut store = open(&files);
+    now(store.purge(log_id(2, 500))).unwrap();
+    append_range(&store, 2, 501..=502);
+    drop(store);
+    let store = open(&files);
+    assert_eq!(ids(&store), [log_id(2, 501), log_id(2, 502)]);
+}
+
+#[test]
+fn a_truncated_entry_never_comes_back() {
+    let files = MemoryFiles::new();
+    let mut store = open(&files);
+    save_vote(&store, 1).unwrap();
+    append_range(&store, 1, 0..=30);
+    now(store.truncate_after(Some(log_id(1, 9)))).unwrap();
+    append_range(&store, 2, 10..=12);
+    let expected: Vec<LogId> =
+        (0..=9).map(|index| log_id(1, index)).chain((10..=12).map(|i| log_id(2, i))).collect();
+    assert_eq!(ids(&store), expected);
+    drop(store);
+    assert_eq!(ids(&open(&files)), expected);
+}
+
+#[test]
+fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
+    let files = MemoryFiles::new();
+    let store = open(&files);
+    save_vote(&store, 1).unwrap();
+    append_range(&store, 1, 0..=20);
+    let members = (1..=200).map(|id| (id, crate::raft::types::Member::default())).collect();
+    let nodes: std::collections::BTreeMap<u64, _> = members;
+    let large = openraft::Membership::new_with_defaults(
+        vec![nodes.keys().copied().collect()],
+        nodes.keys().copied(),
+    );
+    append(&store, vec![LogEntry::new_membership(log_id(1, 21), large)]).unwrap();
+    append_range(&store, 1, 22..=60);
+    drop(store);
+    let largest = files.image().into_values().map(|bytes| bytes.len()).max().unwrap();
+    assert!(largest as u64 > 2 * SMALL.segment_bytes, "{largest}");
+    assert_eq!(ids(&open(&files)).len(), 61);
+}
+
+#[test]
+fn an_entry_that_would_leave_a_hole_is_refused_and_leaves_no_trace() {
+    let files = MemoryFiles::new();
+    let store = open(&files);
+    save_vote(&store, 1).unwrap();
+    append_range(&store, 1, 0..=3);
+    let error = append(&store, vec![blank(1, 4), blank(1, 6)]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    append_range(&store, 1, 4..=5);
+    drop(store);
+    assert_eq!(ids(&open(&files)).len(), 6);
+}
+
+#[test]
+fn many_appends_share_one_sync() {
+    let files = MemoryFiles::new();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&syncs);
+    let observe = Box::new(move |_, _| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    let store =
+        LogStore::open(Arc::new(files), LogOptions::default(), observe, Arc::new(|_| {})).unwrap();
+    save_vote(&store, 1).unwrap();
+    let before = syncs.load(Ordering::SeqCst);
+    append(&store, (0..500).map(|index| blank(1, index)).collect()).unwrap();
+    assert_eq!(syncs.load(Ordering::SeqCst), before + 1);
+}
+
+#[test]
+fn the_first_error_is_final_and_ends_the_process() {
+    for nth in 1..=2 {
+        let files = MemoryFiles::new();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&ended);
+        let fatal: Fatal = Arc::new(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+        });
+        let options = LogOptions::default();
+        let store =
+            LogStore::open(Arc::new(files.clone()), options, Box::new(|_, _| {}), fatal).unwrap();
+        save_vote(&store, 1).unwrap();
+        append_range(&store, 1, 0..=3);
+        // Wait for the next segment, so that the write (1) and its sync (2) are the next calls.
+        while files.image().len() < 2 {
+            std::thread::yield_now();
+        }
+        files.fail_only(nth);
+        assert!(append(&store, vec![blank(1, 4)]).is_err(), "call {nth}");
+        assert!(append(&store, vec![blank(1, 5)]).is_err(), "call {nth}: no second try");
+        assert!(save_vote(&store, 2).is_err());
+        drop(store);
+        assert_eq!(ended.load(Ordering::SeqCst), 1);
+        assert_eq!(ids(&open(&files.crash(memory::Survival::Synced))).len(), 4);
+    }
+}
+
+#[test]
+fn a_second_process_is_kept_out_of_the_directory() {
+    use crate::raft::store::files::DirectoryLock;
+    let directory = tempfile::tempdir().unwrap();
+    let lock = DirectoryLock::take(directory.path()).unwrap();
+    let error = DirectoryLock::take(directory.path()).err().unwrap();
+    assert!(error.to_string().contains("another oarlock process"), "{error}");
+    drop(lock);
+    DirectoryLock::take(directory.path()).unwrap();
 }

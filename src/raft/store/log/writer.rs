@@ -5,15 +5,18 @@
 //! so none overtakes another. The first error is final: the process must end, because after a
 //! failed sync the page cache can no longer be trusted.
 
+use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::raft::store::files::{FileHandle, Files};
-use crate::raft::store::log::record::{Effect, Header, Record};
+use crate::raft::store::log::record::{Header, Record, SEAL_BYTES};
 use crate::raft::store::log::recovery::{Location, Segment, segment_name};
 use crate::raft::store::log::shared::{Done, Operation, Shared};
-use crate::raft::types::LogId;
+use crate::raft::store::log::summary::{Effect, Summary};
 
 /// Hears how long each sync took and how many bytes it made durable.
 pub type SyncObserver = Box<dyn Fn(Duration, usize) + Send + Sync>;
@@ -21,17 +24,36 @@ pub type SyncObserver = Box<dyn Fn(Duration, usize) + Send + Sync>;
 /// Ends the process; a test only notes the call.
 pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Room for header and seal beside the one large record of a segment made for it, in bytes. Both
+/// together take less than 200.
+const SEGMENT_EXTRA_BYTES: u64 = 512;
+
+/// Buffers above this many bytes are given back after a large group.
+const BUFFER_BYTES_KEPT: usize = 1024 * 1024;
+
+/// The next segment: at hand since the start, or being created by a thread of its own.
+pub(super) enum Prepared {
+    Nothing,
+    Ready(Arc<dyn FileHandle>),
+    Underway(JoinHandle<io::Result<Arc<dyn FileHandle>>>),
+}
+
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) files: Arc<dyn Files>,
     pub(super) segment_bytes: u64,
-    pub(super) segments: Vec<Segment>,
-    /// Where the next record goes in the last segment.
+    /// Oldest first; the last one is written to.
+    pub(super) segments: VecDeque<Segment>,
+    /// Where the pending bytes go in the last segment. All before it is synced.
     pub(super) offset: u64,
-    /// The next segment, being created by a thread of its own.
-    pub(super) prepared: Option<std::thread::JoinHandle<io::Result<Arc<dyn FileHandle>>>>,
+    /// The last segment has its seal: nothing may be added to it.
+    pub(super) sealed: bool,
+    pub(super) prepared: Prepared,
     /// What the stream says so far; goes into the header of the next segment.
-    pub(super) header: Header,
+    pub(super) summary: Summary,
+    /// Bytes and entries of the group being written.
+    pub(super) pending: Vec<u8>,
+    pub(super) placed: Vec<(u64, u64, Location)>,
     pub(super) observe: SyncObserver,
     pub(super) fatal: Fatal,
 }
@@ -39,135 +61,170 @@ pub(super) struct Writer {
 impl Writer {
     /// Runs until the store is closed or an error ends it.
     pub(super) fn run(mut self) {
-        while let Some(operations) = self.next() {
-            let result = self.write(&operations);
-            let failed = result.as_ref().err().map(ToString::to_string);
-            if let Some(why) = &failed {
-                self.shared.state().failed = Some(why.clone());
-            }
-            for operation in operations {
-                operation.done.tell(failed.as_deref());
-            }
-            if let Some(why) = failed {
-                (self.fatal)(&format!("write the log: {why}"));
-                return;
-            }
+        let (shared, fatal) = (Arc::clone(&self.shared), Arc::clone(&self.fatal));
+        // A panic must end the node like an error: otherwise everybody waits for ever.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.write_groups()));
+        let (why, in_flight) = match outcome {
+            Ok(None) => return,
+            Ok(Some((why, in_flight))) => (why, in_flight),
+            Err(_) => ("the log writer panicked".to_owned(), Vec::new()),
+        };
+        let queued = {
+            let mut state = shared.state();
+            state.failed = Some(why.clone());
+            std::mem::take(&mut state.queue)
+        };
+        fatal(&format!("write the log: {why}"));
+        for operation in in_flight.into_iter().chain(queued) {
+            operation.done.tell(Some(&why));
         }
     }
 
-    fn next(&self) -> Option<Vec<Operation>> {
+    /// Returns the first error with the operations it hit, or nothing when the store was closed.
+    fn write_groups(&mut self) -> Option<(String, Vec<Operation>)> {
+        while let Some(operations) = self.next_group() {
+            if let Err(error) = self.write(&operations) {
+                return Some((error.to_string(), operations));
+            }
+            for operation in operations {
+                operation.done.tell(None);
+            }
+            if let Err(error) = self.forget_purged() {
+                return Some((error.to_string(), Vec::new()));
+            }
+        }
+        // Whoever opens the directory next must not meet a file that is still being made.
+        if let Prepared::Underway(thread) = std::mem::replace(&mut self.prepared, Prepared::Nothing)
+        {
+            let _unused_and_checked_at_the_next_start = thread.join();
+        }
+        None
+    }
+
+    fn next_group(&self) -> Option<Vec<Operation>> {
         let mut state = self.shared.state();
-        loop {
-            if !state.queue.is_empty() {
-                let mut operations = std::mem::take(&mut state.queue);
-                // What is committed need not be durable; it travels with the next group.
-                if let Some(committed) = state.committed_unwritten.take() {
-                    let records = vec![Record::committed(committed)];
-                    operations.push(Operation { records, done: Done::Nobody });
-                }
-                return Some(operations);
-            }
-            if state.closed {
-                return None;
-            }
+        while state.queue.is_empty() && !state.closed {
             state = self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        let mut operations = std::mem::take(&mut state.queue);
+        // What is committed need not be durable; it travels with the next group, or at the end.
+        if let Some(committed) = state.committed_unwritten.take() {
+            let records = vec![Record::committed(committed)];
+            operations.push(Operation { records, tickets: Vec::new(), done: Done::Nobody });
+        }
+        (!operations.is_empty()).then_some(operations)
     }
 
     fn write(&mut self, operations: &[Operation]) -> io::Result<()> {
-        let mut pending = Vec::new();
-        let mut placed = Vec::new();
-        let mut durable_upto = self.offset;
-        for record in operations.iter().flat_map(|operation| &operation.records) {
-            let end = self.offset + pending.len() as u64 + record.bytes() as u64;
-            if self.segments.is_empty() || (end > self.segment_bytes && self.offset > 0) {
-                self.flush(&mut pending, &mut placed)?;
-                self.roll(record.bytes() as u64)?;
-                durable_upto = self.offset;
-            }
-            let Some(segment) = self.segments.last_mut() else { continue };
-            let offset = self.offset + pending.len() as u64;
-            record.write(segment.sequence, offset, durable_upto, &mut pending);
-            match record.effect {
-                Effect::Nothing => {}
-                Effect::Vote(vote) => self.header.vote = Some(vote),
-                Effect::Purge(upto) => self.header.purged = Some(upto),
-                Effect::Committed(committed) => self.header.committed = Some(committed),
-                Effect::Entry(id) => {
-                    segment.index_max = segment.index_max.max(Some(id.index));
-                    let (sequence, bytes) = (segment.sequence, record.bytes());
-                    placed.push((id, Location { sequence, offset, bytes }));
-                }
+        for operation in operations {
+            let mut tickets = operation.tickets.iter();
+            for record in &operation.records {
+                self.add(record, &mut tickets)?;
             }
         }
-        self.flush(&mut pending, &mut placed)?;
-        self.forget_purged()
+        self.flush()?;
+        self.pending.shrink_to(BUFFER_BYTES_KEPT);
+        Ok(())
+    }
+
+    /// Adds a record to the group, in a new segment if this one is full.
+    fn add(&mut self, record: &Record, tickets: &mut std::slice::Iter<'_, u64>) -> io::Result<()> {
+        let bytes = record.bytes();
+        while !self.has_room(bytes as u64) {
+            self.roll(bytes as u64)?;
+        }
+        let Some(segment) = self.segments.back_mut() else {
+            return Err(io::Error::other("the log has no segment to write to"));
+        };
+        let offset = self.offset + self.pending.len() as u64;
+        record.write(segment.sequence, offset, self.offset, &mut self.pending);
+        self.summary.apply(record.effect).map_err(io::Error::other)?;
+        if let (Effect::Entry(id), Some(ticket)) = (record.effect, tickets.next()) {
+            segment.index_max = segment.index_max.max(Some(id.index));
+            let location = Location { sequence: segment.sequence, offset, bytes };
+            self.placed.push((id.index, *ticket, location));
+        }
+        Ok(())
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        let end = self.offset + self.pending.len() as u64 + bytes + SEAL_BYTES;
+        !self.sealed && self.segments.back().is_some_and(|segment| end <= segment.size)
     }
 
     /// Writes and syncs the pending bytes of the last segment, and tells where its entries are.
-    fn flush(
-        &mut self,
-        pending: &mut Vec<u8>,
-        placed: &mut Vec<(LogId, Location)>,
-    ) -> io::Result<()> {
-        let Some(segment) = self.segments.last() else { return Ok(()) };
-        if pending.is_empty() {
+    fn flush(&mut self) -> io::Result<()> {
+        let Some(segment) = self.segments.back() else { return Ok(()) };
+        if self.pending.is_empty() {
             return Ok(());
         }
         let began = Instant::now();
-        segment.file.write_at(pending, self.offset)?;
+        segment.file.write_at(&self.pending, self.offset)?;
         segment.file.sync()?;
-        (self.observe)(began.elapsed(), pending.len());
-        self.offset += pending.len() as u64;
-        pending.clear();
+        (self.observe)(began.elapsed(), self.pending.len());
+        self.offset += self.pending.len() as u64;
+        self.pending.clear();
         let mut state = self.shared.state();
-        for (id, location) in placed.drain(..) {
-            state.place(id, location);
+        for (index, ticket, location) in self.placed.drain(..) {
+            state.table.place(index, ticket, location);
         }
         Ok(())
     }
 
-    /// Begins a segment with a header that carries what must outlive the older ones.
+    /// Begins a segment. The order is what recovery relies on: the next file is there, then this
+    /// segment is sealed, then the next one gets its header; each step is durable before the next.
     fn roll(&mut self, record_bytes: u64) -> io::Result<()> {
-        let sequence = self.segments.last().map_or(1, |segment| segment.sequence + 1);
-        let size = self.segment_bytes.max(record_bytes + 4096);
-        let file = match self.prepared.take().map(std::thread::JoinHandle::join) {
-            Some(Ok(Ok(file))) if file.size()? >= size => file,
-            Some(Ok(Ok(_))) => {
-                self.files.remove(&segment_name(sequence))?;
-                self.files.create(&segment_name(sequence), size)?
-            }
-            Some(Ok(Err(error))) => return Err(error),
-            Some(Err(_)) => return Err(io::Error::other("preparing a segment panicked")),
-            None => self.files.create(&segment_name(sequence), size)?,
-        };
-        self.header.sequence = sequence;
-        let mut bytes = Vec::new();
-        Record::header(&self.header).write(sequence, 0, 0, &mut bytes);
-        file.write_at(&bytes, 0)?;
-        file.sync()?;
-        self.offset = bytes.len() as u64;
-        self.segments.push(Segment { sequence, file, index_max: None });
-        let (files, next, size) = (Arc::clone(&self.files), sequence + 1, self.segment_bytes);
-        let prepare = move || files.create(&segment_name(next), size);
-        self.prepared =
-            Some(std::thread::Builder::new().name("log-prepare".into()).spawn(prepare)?);
+        let sequence = self.segments.back().map_or(1, |segment| segment.sequence + 1);
+        let file = self.next_file(sequence, record_bytes)?;
+        if !self.sealed && !self.segments.is_empty() {
+            let (current, offset) = (sequence - 1, self.offset + self.pending.len() as u64);
+            Record::seal().write(current, offset, self.offset, &mut self.pending);
+            self.flush()?;
+            self.sealed = true;
+        }
+        let size = file.size()?;
+        let header = Record::header(&Header { sequence, summary: self.summary });
+        self.shared.state().segments.insert(sequence, Arc::clone(&file));
+        self.segments.push_back(Segment { sequence, file, size, index_max: None });
+        self.offset = 0;
+        header.write(sequence, 0, 0, &mut self.pending);
+        self.flush()?;
+        self.sealed = false;
+        let (files, size) = (Arc::clone(&self.files), self.segment_bytes);
+        let prepare = move || files.create(&segment_name(sequence + 1), size);
+        let thread = std::thread::Builder::new().name("log-prepare".into()).spawn(prepare)?;
+        self.prepared = Prepared::Underway(thread);
         Ok(())
     }
 
-    /// Deletes whole segments from the front that hold nothing but purged entries.
-    fn forget_purged(&mut self) -> io::Result<()> {
-        let purged = self.header.purged.map(|id| id.index);
-        let mut removed = false;
-        while self.segments.len() > 1 && self.segments[0].index_max <= purged {
-            let segment = self.segments.remove(0);
-            self.files.remove(&segment_name(segment.sequence))?;
-            removed = true;
+    /// The file of the next segment, large enough for the record. After a seal it must be the one
+    /// that is there, because a sealed segment without a successor is refused at start.
+    fn next_file(&mut self, sequence: u64, record_bytes: u64) -> io::Result<Arc<dyn FileHandle>> {
+        let size = self.segment_bytes.max(record_bytes + SEGMENT_EXTRA_BYTES);
+        let file = match std::mem::replace(&mut self.prepared, Prepared::Nothing) {
+            Prepared::Nothing => return self.files.create(&segment_name(sequence), size),
+            Prepared::Ready(file) => file,
+            Prepared::Underway(thread) => thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("preparing a segment panicked")))?,
+        };
+        if self.sealed || file.size()? >= size {
+            return Ok(file);
         }
-        if removed {
+        self.files.remove(&segment_name(sequence))?;
+        self.files.create(&segment_name(sequence), size)
+    }
+
+    /// Deletes whole segments from the front that hold nothing but purged entries. One by one: a
+    /// crash must not leave a gap.
+    fn forget_purged(&mut self) -> io::Result<()> {
+        let purged = self.summary.purged.map(|id| id.index);
+        while self.segments.len() > 1 && self.segments[0].index_max <= purged {
+            let Some(segment) = self.segments.pop_front() else { break };
+            self.shared.state().segments.remove(&segment.sequence);
+            self.files.remove(&segment_name(segment.sequence))?;
             self.files.sync_dir()?;
         }
-        self.shared.state().segment_count = self.segments.len();
         Ok(())
     }
 }
