@@ -1,6 +1,8 @@
 //! The command line.
 
+mod bench;
 mod dev;
+mod locks;
 mod serve;
 
 use std::io::Write;
@@ -22,6 +24,8 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "oarlock", version, after_help = EXIT_CODES)]
 struct Arguments {
+    #[command(flatten)]
+    target: locks::Target,
     #[command(subcommand)]
     command: Command,
 }
@@ -32,6 +36,22 @@ enum Command {
     Dev(dev::Dev),
     /// Run one node of a cluster
     Serve(serve::Serve),
+    /// Take a lock, or wait for it
+    Acquire(locks::Acquire),
+    /// Renew a lease
+    Renew(locks::OfLease),
+    /// Give a lock back, or leave its queue
+    Release(locks::OfLease),
+    /// Show who holds a lock and who waits
+    Inspect(locks::Inspect),
+    /// List locks
+    List(locks::List),
+    /// Take a lock away from its holder
+    ForceRelease(locks::ForceRelease),
+    /// Show leader and members; fails without a majority
+    Status,
+    /// Measure a cluster
+    Bench(bench::Bench),
 }
 
 /// Why a command failed: its exit code and a sentence.
@@ -44,6 +64,14 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self { code: 2, text: text.into() }
+    }
+
+    pub(crate) fn refused(text: impl Into<String>) -> Self {
+        Self { code: 1, text: text.into() }
+    }
+
+    pub(crate) fn unknown(text: impl Into<String>) -> Self {
+        Self { code: 4, text: text.into() }
     }
 
     pub(crate) fn unreachable(text: impl Into<String>) -> Self {
@@ -62,10 +90,19 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::node(format!("start the runtime: {error}"))),
     };
+    let Arguments { target, command } = arguments;
     let result = runtime.block_on(async {
-        match arguments.command {
+        match command {
             Command::Dev(dev) => dev::run(dev).await,
             Command::Serve(serve) => serve::run(serve).await,
+            Command::Acquire(acquire) => locks::acquire(&target, acquire).await,
+            Command::Renew(of) => locks::renew(&target, of).await,
+            Command::Release(of) => locks::release(&target, of).await,
+            Command::Inspect(inspect) => locks::inspect(&target, inspect).await,
+            Command::List(list) => locks::list(&target, list).await,
+            Command::ForceRelease(force) => locks::force_release(&target, force).await,
+            Command::Status => locks::status(&target).await,
+            Command::Bench(bench) => bench::run(&target, bench).await,
         }
     });
     // Reads of standard input cannot be interrupted; nothing else is left.

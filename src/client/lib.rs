@@ -1,3 +1,15 @@
 //! The Rust client of oarlock and the types of its native HTTP API.
+//!
+//! A [`Client`] knows several nodes and needs not know who leads: every node answers for all. It
+//! repeats what was lost on the way under one request id, so that a repeat has no second effect,
+//! and says *unknown* where it cannot find out.
 
+mod client;
+mod connection;
+mod error;
+mod time;
 pub mod wire;
+
+pub use client::{Client, Options};
+pub use error::ClientError;
+pub use time::Trust;

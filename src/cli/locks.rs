@@ -1,0 +1,312 @@
+//! The commands that use locks: `acquire`, `renew`, `release`, `inspect`, `list`, `force-release`,
+//! `status`. They ask through the client and print for people, or JSON for scripts.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use oarlock_client::wire::{AcquireRequest, Lease, Lock, Metadata, Mode, TtlMs};
+use oarlock_client::{Client, ClientError, Options};
+use serde::Serialize;
+
+use crate::cli::{Failure, print};
+
+/// Options of every command that speaks to a cluster.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Target {
+    /// host:port of a node; several may be given, any will do
+    #[arg(
+        long = "endpoint",
+        env = "OARLOCK_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420",
+        global = true
+    )]
+    endpoints: Vec<String>,
+    /// Give up after this long, not counting --wait
+    #[arg(long, default_value = "15s", value_parser = humantime::parse_duration, global = true)]
+    timeout: Duration,
+    /// For people, or the JSON of the API for scripts
+    #[arg(long, value_enum, default_value_t = Output::Text, global = true)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+impl Target {
+    pub(super) fn client(&self) -> Client {
+        let endpoint =
+            |text: &String| text.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let endpoints = self.endpoints.iter().map(endpoint).collect();
+        Client::new(Options { endpoints, deadline: self.timeout })
+    }
+
+    pub(super) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(super) fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
+        match self.output {
+            Output::Text => print(&text(value)),
+            Output::Json => {
+                print(&format!("{}\n", serde_json::to_string(value).unwrap_or_default()))
+            }
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(problem) => Self::refused(problem.detail),
+            ClientError::Unreachable(_) => {
+                Self::unreachable(format!("{error}; check --endpoint, and `oarlock status`"))
+            }
+            ClientError::Unknown(_) => Self::unknown(format!(
+                "{error}; repeat with the same --request-id, or look with `oarlock inspect`"
+            )),
+            ClientError::Protocol(_) => {
+                Self::usage(format!("{error}; is --endpoint a node of oarlock?"))
+            }
+        }
+    }
+}
+
+/// Example: oarlock acquire deploy/prod --ttl 30s --wait 5m
+#[derive(Debug, Args)]
+pub(super) struct Acquire {
+    /// Name of the lock; may hold slashes
+    name: String,
+    /// How long the lock is yours without a renewal
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, conflicts_with_all = ["forever", "session"])]
+    ttl: Duration,
+    /// No expiry: held until released or forced
+    #[arg(long, conflicts_with = "session")]
+    forever: bool,
+    /// Stand in the queue for at most this long
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    wait: Duration,
+    /// Who you are, for those who wait
+    #[arg(long)]
+    owner: Option<String>,
+    /// Share the lock with other shared holders
+    #[arg(long)]
+    shared: bool,
+    /// Keep the lock alive by this session instead of a TTL
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    /// UUID under which this request may be repeated
+    #[arg(long, value_name = "UUID")]
+    request_id: Option<String>,
+    /// How long your place in the queue survives a lost connection
+    #[arg(long, value_parser = humantime::parse_duration)]
+    grace: Option<Duration>,
+    /// Shown to others, such as a link to the job; may be repeated
+    #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = key_value)]
+    metadata: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// user@host:pid, as far as the environment tells.
+fn default_owner() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "oarlock".to_owned());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{user}@{host}:{}", std::process::id())
+}
+
+pub(super) async fn acquire(target: &Target, acquire: Acquire) -> Result<(), Failure> {
+    let metadata: Metadata = acquire.metadata.into_iter().collect();
+    let request = AcquireRequest {
+        owner: Some(acquire.owner.unwrap_or_else(default_owner)),
+        ttl_ms: match (acquire.forever, &acquire.session) {
+            (true, _) => TtlMs::Forever,
+            (false, Some(_)) => TtlMs::Absent,
+            (false, None) => TtlMs::Ms(ms(acquire.ttl)),
+        },
+        wait_ms: Some(ms(acquire.wait)),
+        mode: Some(if acquire.shared { Mode::Shared } else { Mode::Exclusive }),
+        session_id: acquire.session,
+        request_id: acquire.request_id,
+        grace_ms: acquire.grace.map(ms),
+        metadata: Some(metadata),
+    };
+    let (lease, _) = target.client().acquire(&acquire.name, request).await?;
+    target.show(&lease, granted);
+    Ok(())
+}
+
+fn granted(lease: &Lease) -> String {
+    let left = lease.remaining_ms.map_or_else(
+        || "until released".to_owned(),
+        |ms| format!("for {}", humantime::format_duration(Duration::from_millis(ms))),
+    );
+    format!(
+        "{} is yours {left}\n  lease  {}\n  token  {}\nrelease it: oarlock release {}\n",
+        lease.lock, lease.lease_id, lease.token, lease.lease_id
+    )
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OfLease {
+    /// The lease id that acquire printed
+    lease_id: String,
+}
+
+pub(super) async fn renew(target: &Target, of: OfLease) -> Result<(), Failure> {
+    let (lease, _) = target.client().renew(&of.lease_id).await?;
+    target.show(&lease, granted);
+    Ok(())
+}
+
+pub(super) async fn release(target: &Target, of: OfLease) -> Result<(), Failure> {
+    let released = target.client().release(&of.lease_id).await?;
+    target.show(&released, |released| format!("{} is released\n", released.lock));
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// Name of the lock
+    name: String,
+    /// Take the answer of any node, and be told how old it may be
+    #[arg(long)]
+    stale: bool,
+}
+
+pub(super) async fn inspect(target: &Target, inspect: Inspect) -> Result<(), Failure> {
+    let lock = target.client().inspect(&inspect.name, inspect.stale).await?;
+    target.show(&lock, describe);
+    Ok(())
+}
+
+fn describe(lock: &Lock) -> String {
+    let mut text = format!("{}  {}\n", lock.lock, if lock.held { "held" } else { "free" });
+    for holder in &lock.holders {
+        let left = holder.remaining_ms.map_or_else(
+            || "no expiry".to_owned(),
+            |ms| format!("{} left", humantime::format_duration(Duration::from_millis(ms))),
+        );
+        let _infallible = writeln!(
+            text,
+            "  holder  {}  token {}  since {}  {left}",
+            holder.owner, holder.token, holder.since
+        );
+    }
+    for waiter in &lock.waiters {
+        let waited = humantime::format_duration(Duration::from_millis(waiter.waiting_ms));
+        let _infallible =
+            writeln!(text, "  waiter {}  {}  for {waited}", waiter.position, waiter.owner);
+    }
+    text
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only locks whose names start with this
+    #[arg(default_value = "")]
+    prefix: String,
+    /// Locks on one page
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+pub(super) async fn list(target: &Target, list: List) -> Result<(), Failure> {
+    let cursor = list.cursor.as_deref();
+    let page = target.client().list(&list.prefix, list.limit, cursor).await?;
+    target.show(&page, |page| {
+        let mut text = String::new();
+        for lock in &page.locks {
+            let owner = lock.holders.first().map_or("-", |holder| holder.owner.as_str());
+            let _infallible =
+                writeln!(text, "{:<40} {:<24} {} waiting", lock.lock, owner, lock.queue_length);
+        }
+        if let Some(cursor) = &page.cursor {
+            let _infallible = writeln!(text, "more: --cursor '{cursor}'");
+        }
+        if text.is_empty() { "no locks\n".to_owned() } else { text }
+    });
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ForceRelease {
+    /// Name of the lock
+    name: String,
+    /// Take it from the grant with this token only
+    #[arg(long, required_unless_present = "all", conflicts_with = "all")]
+    token: Option<u64>,
+    /// Take it from every holder
+    #[arg(long)]
+    all: bool,
+    /// Why, for the record
+    #[arg(long)]
+    reason: String,
+}
+
+pub(super) async fn force_release(target: &Target, force: ForceRelease) -> Result<(), Failure> {
+    let forced = target.client().force_release(&force.name, force.token, &force.reason).await?;
+    target.show(&forced, |forced| match forced.released.len() {
+        0 => format!("{}: nothing to take, that grant had ended\n", forced.lock),
+        count => format!("{}: taken from {count}\n", forced.lock),
+    });
+    Ok(())
+}
+
+/// Asks every endpoint; fails without a leader that has a majority.
+pub(super) async fn status(target: &Target) -> Result<(), Failure> {
+    let mut shown = None;
+    for endpoint in target.endpoints() {
+        let one = Target {
+            endpoints: vec![endpoint.clone()],
+            timeout: Duration::from_secs(3),
+            ..target.clone()
+        };
+        if let Ok(cluster) = one.client().cluster().await {
+            let serves = cluster.leader_id.is_some() && cluster.ready;
+            if serves || shown.is_none() {
+                shown = Some((cluster, serves));
+            }
+            if serves {
+                break;
+            }
+        }
+    }
+    let Some((cluster, serves)) = shown else {
+        return Err(Failure::unreachable(
+            "no node answers; check --endpoint, and whether nodes run",
+        ));
+    };
+    target.show(&cluster, |cluster| {
+        let leader = cluster.leader_id.map_or("none".to_owned(), |id| format!("node {id}"));
+        let mut text =
+            format!("leader {leader}, term {}, applied {}\n", cluster.term, cluster.applied_index);
+        for member in &cluster.members {
+            let lag =
+                member.lag_entries.map_or(String::new(), |lag| format!("  {lag} entries behind"));
+            let _infallible =
+                writeln!(text, "  node {}  http://{}{lag}", member.id, member.api_address);
+        }
+        text
+    });
+    if serves {
+        Ok(())
+    } else {
+        Err(Failure::unreachable("the cluster has no leader with a majority"))
+    }
+}

@@ -1,0 +1,74 @@
+//! One HTTP/1.1 connection that is kept alive.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Making a connection.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Largest answer that is read; a page of a listing is far below it.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Why a request brought no answer.
+pub(crate) enum Lost {
+    /// Nothing left this process.
+    NotSent(String),
+    /// It was sent, at least in part.
+    Sent(String),
+}
+
+/// A connection to one node.
+pub(crate) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    address: String,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: &str) -> Result<Self, Lost> {
+        let not_sent = |error: &dyn std::fmt::Display| Lost::NotSent(format!("{address}: {error}"));
+        let connecting = timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
+        let stream = match connecting {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(not_sent(&error)),
+            Err(_) => return Err(not_sent(&"no connection in time")),
+        };
+        stream.set_nodelay(true).map_err(|error| not_sent(&error))?;
+        let shaken = handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| not_sent(&error))?;
+        // Ends with the sender, or when the node closes it.
+        tokio::spawn(connection);
+        Ok(Self { sender, address: address.to_owned() })
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    pub(crate) async fn ask(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: &Bytes,
+    ) -> Result<(StatusCode, Bytes), Lost> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.address)
+            .header("content-type", "application/json")
+            .body(Full::new(body.clone()))
+            .map_err(|error| Lost::NotSent(error.to_string()))?;
+        self.sender.ready().await.map_err(|error| Lost::NotSent(error.to_string()))?;
+        let lost = |error: &dyn std::fmt::Display| Lost::Sent(format!("{}: {error}", self.address));
+        let response = self.sender.send_request(request).await.map_err(|e| lost(&e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|e| lost(&e))?.to_bytes()))
+    }
+}
