@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::{Config as RaftConfig, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -17,6 +16,7 @@ use crate::config::Config;
 use crate::observe::metrics::Metrics;
 use crate::raft::birth::{self, random_u128};
 use crate::raft::replicator::{Parts, RaftReplicator};
+use crate::raft::settings::{self, Timing};
 use crate::raft::store::files::{DirectoryLock, Disk};
 use crate::raft::store::identity::Identity;
 use crate::raft::store::log::{Fatal, LogOptions, LogStore};
@@ -73,14 +73,15 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(inbound::listen(peer_listener, Arc::clone(&local), Arc::clone(&handlers)));
 
-    let identity = match store.identity.clone() {
-        Some(identity) => identity,
-        None => tokio::select! {
+    let identity = if let Some(identity) = store.identity.clone() {
+        identity
+    } else {
+        tokio::select! {
             () = stop.wait() => return Ok(()),
             born = birth::await_birth(&dir, &local, &peers, &handlers, &first_members) => {
                 born.map_err(because("form the cluster"))?
             }
-        },
+        }
     };
     tracing::info!(
         cluster = format!("{:032x}", identity.cluster_id),
@@ -91,20 +92,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     let started = start_raft(&config, store, identity.cluster_id, &peers).await?;
     let Started { raft, machine } = started;
     let snapshots = machine.snapshots();
-    let replicator = RaftReplicator::new(Parts {
-        raft: raft.clone(),
-        machine: machine.clone(),
-        peers: Arc::clone(&peers),
-        cluster_id: identity.cluster_id,
-        node_id: config.node_id,
-        heartbeat_interval: Duration::from_millis(config.heartbeat_interval_ms),
-        election_timeout_min: Duration::from_millis(config.election_timeout_min_ms),
-        election_timeout_max: Duration::from_millis(config.election_timeout_max_ms),
-        observe_commit: {
-            let metrics = Arc::clone(&metrics);
-            Box::new(move |took, commands| metrics.commit(took, commands))
-        },
-    });
+    let replicator = replicator(&config, &identity, raft.clone(), machine.clone(), &peers, &metrics);
     let observer = Arc::clone(&metrics);
     let ids = Box::new(random_u128);
     let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
@@ -130,6 +118,28 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     tokio::task::spawn_blocking(move || machine.close())
         .await
         .map_err(|error| NodeError(format!("close the state: {error}")))
+}
+
+fn replicator(
+    config: &Config,
+    identity: &Identity,
+    raft: RaftHandle,
+    machine: MachineHandle,
+    peers: &Arc<Peers>,
+    metrics: &Arc<Metrics>,
+) -> Arc<RaftReplicator> {
+    let metrics = Arc::clone(metrics);
+    RaftReplicator::new(Parts {
+        raft,
+        machine,
+        peers: Arc::clone(peers),
+        cluster_id: identity.cluster_id,
+        node_id: config.node_id,
+        heartbeat_interval: Duration::from_millis(config.heartbeat_interval_ms),
+        election_timeout_min: Duration::from_millis(config.election_timeout_min_ms),
+        election_timeout_max: Duration::from_millis(config.election_timeout_max_ms),
+        observe_commit: Box::new(move |took, commands| metrics.commit(took, commands)),
+    })
 }
 
 async fn bind(address: &str, setting: &str) -> Result<TcpListener, NodeError> {
@@ -163,6 +173,10 @@ impl Store {
         let identity = Identity::load(dir).map_err(because("read the identity"))?;
         let fatal: Fatal = Arc::new(|why: &str| {
             tracing::error!(why, "this node cannot go on and stops");
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "after a failed write nothing of this process may be trusted"
+            )]
             std::process::exit(70);
         });
         let files = Disk::open(&dir.join("log")).map_err(because("open the log directory"))?;
@@ -214,30 +228,19 @@ async fn start_raft(
     // Blocks this task alone: nothing else of the node runs yet but the peer listener.
     let opened = tokio::task::block_in_place(|| start::open(&options, &facts, fatal));
     let (machine, handle) = opened.map_err(because("open the state"))?;
-    let raft_config =
-        raft_config(config).map_err(|why| NodeError(format!("configure Raft: {why}")))?;
-    let network = NetworkFactory(Arc::clone(peers));
-    let raft = RaftHandle::build(config.node_id, raft_config, network, log, machine).await;
-    let raft = raft.map_err(|error| NodeError(format!("start Raft: {error}")))?;
+    let raft = settings::build(
+        config.node_id,
+        Timing {
+            heartbeat_interval_ms: config.heartbeat_interval_ms,
+            election_timeout_min_ms: config.election_timeout_min_ms,
+            election_timeout_max_ms: config.election_timeout_max_ms,
+        },
+        config.snapshot_log_entries,
+        NetworkFactory(Arc::clone(peers)),
+        (log, machine),
+    );
+    let raft = raft.await.map_err(|error| NodeError(format!("start Raft: {error}")))?;
     Ok(Started { raft, machine: handle })
-}
-
-fn raft_config(config: &Config) -> Result<Arc<RaftConfig>, String> {
-    let raft = RaftConfig {
-        cluster_name: "oarlock".to_owned(),
-        heartbeat_interval: config.heartbeat_interval_ms,
-        election_timeout_min: config.election_timeout_min_ms,
-        election_timeout_max: config.election_timeout_max_ms,
-        enable_pre_vote: Some(true),
-        quorum_loss_probe_interval: Some(2 * config.election_timeout_max_ms),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_log_entries),
-        // One interval of log stays, so that the previous snapshot can be bridged.
-        max_in_snapshot_log_to_keep: config.snapshot_log_entries,
-        replication_lag_threshold: config.snapshot_log_entries.saturating_mul(2),
-        install_snapshot_timeout: 120_000,
-        ..RaftConfig::default()
-    };
-    raft.validate().map(Arc::new).map_err(|error| error.to_string())
 }
 
 /// Connects what was made apart: peers and applied entries reach the service.

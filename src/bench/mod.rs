@@ -43,6 +43,7 @@ pub struct Latency {
     pub p50_us: u64,
     pub p90_us: u64,
     pub p99_us: u64,
+    #[serde(rename = "p99_9_us")]
     pub p999_us: u64,
     pub max_us: u64,
 }
@@ -121,14 +122,11 @@ async fn client(
             None => connection.acquire(&name, number).await,
         };
         let acquired = Instant::now();
-        let lease = match first {
-            Ok(lease) => lease,
-            Err(_) => {
-                tally.errors += 1;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                held = None;
-                continue;
-            }
+        let Ok(lease) = first else {
+            tally.errors += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            held = None;
+            continue;
         };
         if workload == Workload::Renew {
             held = Some(lease);

@@ -10,7 +10,7 @@ use crate::cli::Failure;
 use crate::cli::locks::Target;
 
 /// Longest run; a benchmark is no soak test.
-const DURATION_MAX: Duration = Duration::from_secs(600);
+const DURATION_MAX: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
@@ -95,9 +95,9 @@ fn text(report: &Report) -> String {
     text.push_str(&line("first  ", &report.acquire));
     text.push_str(&line("release", &report.release));
     if let (Some(cpu), Some(memory)) = (report.cpu_s_per_10000, report.memory_mib) {
-        text.push_str(&format!(
-            "nodes: {cpu:.2} CPU s for 10,000 operations, {memory:.0} MiB in all\n"
-        ));
+        let nodes =
+            format!("nodes: {cpu:.2} CPU s for 10,000 operations, {memory:.0} MiB in all\n");
+        text.push_str(&nodes);
     }
     text
 }

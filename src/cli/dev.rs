@@ -40,6 +40,9 @@ pub(super) struct Dev {
     port_base: u16,
 }
 
+/// The processes with the numbers of their nodes.
+type Children = Vec<(u64, Child)>;
+
 struct Node {
     id: u64,
     api_address: String,
@@ -137,7 +140,7 @@ fn refuse_busy_ports(configs: &[Config]) -> Result<(), Failure> {
     )))
 }
 
-fn start(dir: &Path, configs: &[Config]) -> Result<(Vec<(u64, Child)>, Vec<Node>), Failure> {
+fn start(dir: &Path, configs: &[Config]) -> Result<(Children, Vec<Node>), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::usage(format!("find this program: {error}")))?;
     let (mut children, mut nodes) = (Vec::new(), Vec::new());
@@ -257,7 +260,7 @@ async fn watch(children: &mut [(u64, Child)], stopped: impl Future<Output = ()>)
 }
 
 /// SIGTERM to all, SIGKILL to those that do not end in time.
-async fn stop(children: Vec<(u64, Child)>) {
+async fn stop(children: Children) {
     let mut ends = JoinSet::new();
     for (_, mut child) in children {
         if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())

@@ -54,7 +54,7 @@ impl Target {
         match self.output {
             Output::Text => print(&text(value)),
             Output::Json => {
-                print(&format!("{}\n", serde_json::to_string(value).unwrap_or_default()))
+                print(&format!("{}\n", serde_json::to_string(value).unwrap_or_default()));
             }
         }
     }

@@ -118,7 +118,8 @@ impl Client {
         let mut path =
             format!("/v1/locks?prefix={}&limit={limit}", utf8_percent_encode(prefix, QUERY));
         if let Some(cursor) = cursor {
-            path.push_str(&format!("&cursor={}", utf8_percent_encode(cursor, QUERY)));
+            path.push_str("&cursor=");
+            path.extend(utf8_percent_encode(cursor, QUERY));
         }
         self.simple(Method::GET, &path, true).await
     }
@@ -190,7 +191,7 @@ impl Client {
                 Ok((status, body)) if status == StatusCode::SERVICE_UNAVAILABLE => {
                     let unknown = body.windows(9).any(|part| part == b"\"unknown\"");
                     last.doubt = before || (changes && unknown);
-                    last.why = "no node had a leader".to_owned();
+                    "no node had a leader".clone_into(&mut last.why);
                 }
                 Ok((StatusCode::GATEWAY_TIMEOUT, body)) if !call.repeatable => {
                     return Ok((StatusCode::GATEWAY_TIMEOUT, body));
@@ -295,11 +296,11 @@ mod tests {
                 }
                 heard.push(text);
                 if status > 0 {
-                    let head = format!(
+                    let answer = format!(
                         "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
                         body.len()
                     );
-                    stream.write_all((head + &body).as_bytes()).await.expect("written");
+                    stream.write_all((answer + &body).as_bytes()).await.expect("written");
                 }
             }
             heard

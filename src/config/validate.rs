@@ -35,7 +35,7 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
                     "{setting} {address} is reachable from other machines and nothing encrypts or \
                  checks who calls; bind to loopback, or set insecure_bind = true if the network \
                  itself is private."
-                ))
+                ));
             }
             Some(_) => {}
         }

@@ -199,7 +199,9 @@ impl Flight {
             }
             Err(error) => {
                 let error = propose_error(&error);
-                replies.into_iter().for_each(|reply| tell(reply, Err(error.clone())));
+                for reply in replies {
+                    tell(reply, Err(error.clone()));
+                }
             }
         }
     }

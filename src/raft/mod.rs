@@ -4,6 +4,7 @@ pub mod batcher;
 pub mod birth;
 pub mod clock;
 pub mod replicator;
+pub mod settings;
 pub mod store;
 pub mod transport;
 pub mod types;

@@ -34,17 +34,24 @@ const REQUESTS_MAX: usize = 65_536;
 /// Answers waiting to be written to one connection.
 const QUEUED_ANSWERS_MAX: usize = 4096;
 
+type CallHandler = Box<dyn Fn(Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>;
+type BirthHandler = Box<dyn Fn(Identity) -> Result<(), String> + Send + Sync>;
+type Append = openraft::raft::AppendEntriesRequest<TypeConfig>;
+
+/// A snapshot being received: whose, what it stands for, its bytes, and what has come.
+type Receiving = (Vote, SnapshotMeta, u64, Incoming);
+
 /// What the listener hands on to, once the node has it.
 #[derive(Default)]
 pub struct Handlers {
     /// Raft and where received snapshots go.
     pub raft: OnceLock<(RaftHandle, Arc<Snapshots>)>,
     /// Answers forwarded calls.
-    pub call: OnceLock<Box<dyn Fn(Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>>,
+    pub call: OnceLock<CallHandler>,
     /// Hears beacons.
     pub beacon: OnceLock<Box<dyn Fn(Beacon) + Send + Sync>>,
     /// Accepts or refuses an identity in a new cluster.
-    pub birth: OnceLock<Box<dyn Fn(Identity) -> Result<(), String> + Send + Sync>>,
+    pub birth: OnceLock<BirthHandler>,
 }
 
 /// Serves peers until the future is dropped.
@@ -120,7 +127,7 @@ struct Session {
     handlers: Arc<Handlers>,
     answers: mpsc::Sender<Vec<u8>>,
     running: Arc<Mutex<HashMap<u64, AbortHandle>>>,
-    incoming: Arc<tokio::sync::Mutex<Option<(Vote, SnapshotMeta, u64, Incoming)>>>,
+    incoming: Arc<tokio::sync::Mutex<Option<Receiving>>>,
 }
 
 impl Session {
@@ -128,7 +135,7 @@ impl Session {
         &self,
         reader: &mut BufReader<tokio::net::tcp::OwnedReadHalf>,
         buffer: &mut Vec<u8>,
-        appends: &mpsc::Sender<(u64, openraft::raft::AppendEntriesRequest<TypeConfig>)>,
+        appends: &mpsc::Sender<(u64, Append)>,
         tasks: &mut JoinSet<()>,
     ) -> io::Result<()> {
         loop {
@@ -168,10 +175,7 @@ impl Session {
     }
 
     /// Appends of one connection reach Raft in their order and are answered in it; many at once.
-    async fn answer_appends(
-        self,
-        queue: mpsc::Receiver<(u64, openraft::raft::AppendEntriesRequest<TypeConfig>)>,
-    ) {
+    async fn answer_appends(self, queue: mpsc::Receiver<(u64, Append)>) {
         let Some((raft, _)) = self.raft().await else { return };
         let requests = futures_util::stream::unfold(queue, |mut queue| async move {
             queue.recv().await.map(|request| (request, queue))

@@ -28,7 +28,7 @@ use crate::service::replicator::NodeId;
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
 /// One step of a snapshot transfer; verifying and installing a large one is the longest.
-const SNAPSHOT_STEP_DEADLINE: Duration = Duration::from_secs(120);
+const SNAPSHOT_STEP_DEADLINE: Duration = Duration::from_mins(2);
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
@@ -133,13 +133,13 @@ impl RaftNetworkV2<TypeConfig> for Network {
         }
     }
 
-    fn stream_append<'s, S>(
-        &'s mut self,
+    fn stream_append<S>(
+        &mut self,
         input: S,
         option: RPCOption,
     ) -> futures_util::future::BoxFuture<
-        's,
-        RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>,
+        '_,
+        RpcResult<BoxStream<'_, RpcResult<StreamAppendResult<TypeConfig>>>>,
     >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,

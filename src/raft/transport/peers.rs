@@ -99,8 +99,9 @@ pub struct Peers {
 impl Peers {
     /// Knows the configured first members; others become known through the membership.
     pub fn new(local: Arc<Local>) -> Arc<Self> {
-        let peers = Self { local: Arc::clone(&local), links: Mutex::default() };
-        for (id, address) in &local.first_members {
+        let first_members = local.first_members.clone();
+        let peers = Self { local, links: Mutex::default() };
+        for (id, address) in &first_members {
             peers.links_to(*id, Some(address));
         }
         Arc::new(peers)

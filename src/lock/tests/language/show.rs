@@ -28,7 +28,7 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 fn metadata(metadata: &Metadata) -> String {
-    metadata.entries().map(|(key, value)| format!(", {key}:{value}")).collect()
+    metadata.entries().fold(String::new(), |text, (key, value)| text + ", " + key + ":" + value)
 }
 
 fn grant(grant: &Grant) -> String {

@@ -1,0 +1,53 @@
+//! How openraft is set up, and why.
+
+use std::sync::Arc;
+
+use openraft::errors::Fatal;
+use openraft::{Config, SnapshotPolicy};
+
+use crate::raft::store::log::LogStore;
+use crate::raft::store::machine::StateMachine;
+use crate::raft::transport::NetworkFactory;
+use crate::raft::types::{RaftHandle, TypeConfig};
+use crate::service::replicator::NodeId;
+
+/// Installing a snapshot on a slow disk; only a bound against a hang.
+const INSTALL_SNAPSHOT_MS_MAX: u64 = 120_000;
+
+/// The pace of a cluster, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Leader to followers.
+    pub heartbeat_interval_ms: u64,
+    /// Shortest silence after which a follower stands for election.
+    pub election_timeout_min_ms: u64,
+    /// Longest such silence, and the leader lease.
+    pub election_timeout_max_ms: u64,
+}
+
+/// Builds Raft over what was recovered; nothing runs before `run` is called on the handle.
+pub async fn build(
+    node_id: NodeId,
+    timing: Timing,
+    snapshot_log_entries: u64,
+    network: NetworkFactory,
+    (log, machine): (LogStore, StateMachine),
+) -> Result<RaftHandle, Fatal<TypeConfig>> {
+    let config = Config {
+        cluster_name: "oarlock".to_owned(),
+        heartbeat_interval: timing.heartbeat_interval_ms,
+        election_timeout_min: timing.election_timeout_min_ms,
+        election_timeout_max: timing.election_timeout_max_ms,
+        // A node that was cut off must not depose a healthy leader when it comes back.
+        enable_pre_vote: Some(true),
+        // Ends the deadlock of a leader that hears one half and reaches the other.
+        quorum_loss_probe_interval: Some(2 * timing.election_timeout_max_ms),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_log_entries),
+        // One interval of log stays, so that the previous snapshot can be bridged.
+        max_in_snapshot_log_to_keep: snapshot_log_entries,
+        replication_lag_threshold: snapshot_log_entries.saturating_mul(2),
+        install_snapshot_timeout: INSTALL_SNAPSHOT_MS_MAX,
+        ..Config::default()
+    };
+    RaftHandle::build(node_id, Arc::new(config), network, log, machine).await
+}
