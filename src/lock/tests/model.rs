@@ -7,40 +7,44 @@
 
 mod naive;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use oarlock_core::command::{
     Acquire, Command, Entry, ForceTarget, LEVEL, LeaseTerm, Mode, OpenSession,
 };
+use oarlock_core::event::EventKind;
 use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, Reason, RequestId, SessionId, Token};
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::limits::Limits;
 use oarlock_core::machine::{Applied, Machine, UnknownLevel};
+use oarlock_core::outcome::Outcome;
 use oarlock_core::time::{Grace, LeaseTime, Ttl, Wait};
 use proptest::prelude::*;
-use proptest::test_runner::{RngSeed, TestCaseResult};
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngSeed, TestCaseResult, TestRunner};
 
 use naive::Naive;
 
 const NAMES: [&str; 3] = ["a", "b", "b/c"];
+/// Lease ids in a generated command say how far back to look: see [`aim`].
 const LEASE_IDS: u128 = 14;
 const SESSION_IDS: u128 = 4;
-const REQUEST_IDS: u128 = 8;
+const REQUEST_IDS: u128 = 12;
 
 fn small_limits() -> Limits {
     Limits {
-        queue_length_max: 4,
-        holders_max: 3,
-        leases_max: 9,
+        queue_length_max: 2,
+        holders_max: 2,
+        leases_max: 7,
         sessions_max: 2,
-        leases_per_session_max: 3,
+        leases_per_session_max: 2,
         expiries_per_advance_max: 3,
-        answers_max: 6,
+        answers_max: 3,
         answer_kept_ms: 1_500,
         recent_ends_max: 6,
         answers_per_chunk: 2,
         chunks_forgotten_per_advance_max: 1,
-        token_max: 40,
+        token_max: 16,
     }
 }
 
@@ -55,7 +59,7 @@ fn acquire(profile: u8, id: u128, request: Option<u128>, wait_ms: u64) -> Comman
     let term = match profile % 5 {
         0 | 1 => LeaseTerm::Ttl(Ttl::new(200 + 100 * number).expect("a valid TTL")),
         2 => LeaseTerm::Forever,
-        _ => LeaseTerm::Session(SessionId(u128::from(profile) % SESSION_IDS)),
+        _ => LeaseTerm::Session(SessionId(u128::from(profile / 9))),
     };
     let metadata: BTreeMap<String, String> =
         (0..number % 2).map(|_| ("profile".to_string(), profile.to_string())).collect();
@@ -97,7 +101,7 @@ fn any_open() -> impl Strategy<Value = Command> {
 }
 
 fn any_force() -> impl Strategy<Value = Command> {
-    (0..NAMES.len(), prop::option::of(1..40_u64)).prop_map(|(name, token)| Command::ForceRelease {
+    (0..NAMES.len(), prop::option::of(1..16_u64)).prop_map(|(name, token)| Command::ForceRelease {
         name: lock_name(name),
         target: token.map_or(ForceTarget::All, |token| ForceTarget::Token(Token(token))),
         reason: Reason::new("test").expect("a valid reason"),
@@ -122,6 +126,36 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// Makes most acquires come with a new lease id and most other commands mean one of the newest:
+/// ids taken by chance alone would seldom meet.
+fn aim(mut command: Command, issued: &mut Vec<LeaseId>) -> Command {
+    let newest = |number: u128| {
+        let back = usize::try_from(number).ok()?;
+        issued.len().checked_sub(back + 1).and_then(|index| issued.get(index)).copied()
+    };
+    match &mut command {
+        Command::Acquire(acquire) => {
+            let known = newest(acquire.lease_id.0).filter(|_| acquire.lease_id.0 < 2);
+            let fresh = LeaseId(LEASE_IDS + issued.len() as u128);
+            acquire.lease_id = known.unwrap_or(fresh);
+            if known.is_none() {
+                issued.push(fresh);
+            }
+        }
+        Command::Attach { lease_id }
+        | Command::Detach { lease_id }
+        | Command::Renew { lease_id }
+        | Command::Release { lease_id } => *lease_id = newest(lease_id.0).unwrap_or(*lease_id),
+        Command::Advance
+        | Command::DetachAll
+        | Command::ForceRelease { .. }
+        | Command::OpenSession(_)
+        | Command::RenewSession { .. }
+        | Command::CloseSession { .. } => {}
+    }
+    command
+}
+
 /// A command, how far its stamp lies from the one before (also backwards), and whether it begins
 /// a new entry and is followed by a drain of the changes.
 #[derive(Debug, Clone)]
@@ -142,8 +176,10 @@ fn any_steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = (any_command(), delta_us, any::<bool>(), any::<bool>());
     prop::collection::vec(step, 1..max).prop_map(|steps| {
         let mut now_us = 1_000_000_u64;
+        let mut issued = Vec::new();
         let step = |(command, delta_us, begins_entry, drains)| {
             now_us = now_us.saturating_add_signed(delta_us);
+            let command = aim(command, &mut issued);
             Step { command, at: LeaseTime(now_us), begins_entry, drains }
         };
         steps.into_iter().map(step).collect()
@@ -191,7 +227,7 @@ fn agree(machine: &Machine, naive: &Naive) -> TestCaseResult {
         .filter(|view| view.revision.is_some())
         .collect();
     prop_assert_eq!(listed, expected);
-    for id in 0..LEASE_IDS {
+    for id in 0..LEASE_IDS + 80 {
         prop_assert_eq!(machine.lease(LeaseId(id)), naive.lease(LeaseId(id)));
     }
     for id in 0..SESSION_IDS {
@@ -268,6 +304,32 @@ proptest! {
             }
         }
     }
+}
+
+/// A model that no sequence drives into a corner proves nothing about it.
+#[test]
+fn the_random_commands_reach_every_refusal_and_every_end() {
+    let mut runner = TestRunner::new(config(300));
+    let mut refusals = HashSet::new();
+    let mut ends = HashSet::new();
+    for _ in 0..300 {
+        let steps = any_steps(80).new_tree(&mut runner).expect("a sequence").current();
+        let mut machine = Machine::with_limits(small_limits());
+        let applied = machine.apply(&entry(&steps)).expect("a known level");
+        refusals.extend(applied.outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::Rejected(rejection) => {
+                // The name alone: refusals differ in their details.
+                format!("{rejection:?}").split([' ', '(']).next().map(str::to_string)
+            }
+            _ => None,
+        }));
+        ends.extend(applied.events.iter().filter_map(|event| match &event.kind {
+            EventKind::Ended { ended, .. } => Some(ended.how),
+            _ => None,
+        }));
+    }
+    assert_eq!(refusals.len(), 14, "a refusal is out of reach: {refusals:?}");
+    assert_eq!(ends.len(), 7, "an end is out of reach: {ends:?}");
 }
 
 #[test]

@@ -61,8 +61,8 @@ impl Run {
             self.machine.rows().eq(self.stored.clone()),
             "the drained changes do not add up to the image"
         );
-        let outcomes = applied.outcomes.iter().map(|outcome| show::outcome(outcome));
-        let events = applied.events.iter().map(|event| show::event(event));
+        let outcomes = applied.outcomes.iter().map(show::outcome);
+        let events = applied.events.iter().map(show::event);
         let outcomes = outcomes.map(|line| format!("  -> {line}"));
         outcomes.chain(events.map(|line| format!("  * {line}"))).collect()
     }
@@ -116,7 +116,7 @@ fn every_script_gives_its_recorded_answers() {
             Ok(today) if today == recorded => {}
             Ok(today) if regenerate => fs::write(&path, today).expect("a writable script"),
             Ok(today) => {
-                wrong.push(format!("{}\n{}", path.display(), difference(&recorded, &today)))
+                wrong.push(format!("{}\n{}", path.display(), difference(&recorded, &today)));
             }
             Err(_) => wrong.push(format!("{}\n  panicked, see above", path.display())),
         }
