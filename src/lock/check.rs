@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
+use crate::acquire::own_deadline;
 use crate::command::Mode;
 use crate::deadlines::Due;
 use crate::ids::{LeaseId, LockName};
@@ -88,6 +89,10 @@ impl Machine {
                         && held.renewed_at <= self.clock,
                     || "its stamps are out of order".to_string(),
                 )?;
+                let promised = own_deadline(lease.term, held.renewed_at);
+                ensure(held.expires_at >= promised, || {
+                    "it would end before its TTL (P3)".to_string()
+                })?;
             }
         }
         if let Some(deadline) = lease.deadline() {
@@ -116,6 +121,10 @@ impl Machine {
             let due = Due::Session(*session_id);
             ensure(self.deadlines.contains(opened.session.deadline, due), || {
                 format!("session {session_id:?}: its deadline is not indexed")
+            })?;
+            let promised = opened.session.renewed_at.plus_ms(opened.session.ttl.ms());
+            ensure(opened.session.deadline >= promised, || {
+                format!("session {session_id:?}: it would end before its TTL (P3)")
             })?;
             for lease_id in &opened.leases {
                 let lease = self.table.leases.get(lease_id);

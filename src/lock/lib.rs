@@ -1,4 +1,72 @@
 //! The rules of oarlock's locks: a pure, deterministic machine.
+//!
+//! ```text
+//!   log entry {level, wall_ms, [(at, command), …]}
+//!        │
+//!        ▼ machine::Machine::apply
+//!   for each command:  clock = max(clock, at) ─ end what is due ─ forget what is old ─ run it
+//!        │                         │                                     │
+//!        ▼                         ▼                                     ▼
+//!   outcomes (answer callers)   events (wake waiters and watchers)   changed rows (are stored)
+//! ```
+//!
+//! No clock, no randomness, no input or output, no floating point, no hash order: ids and time come
+//! in with the entry. `apply` is total, so whatever decodes can be applied, and it never panics;
+//! the one thing it refuses is an entry of a level that it does not know, and then the node halts.
+//! P1 to P10 are the promises of `docs/guarantees.md`.
+//!
+//! # Terms
+//!
+//! A *lock* is a name that is held or waited for; a free one is forgotten. A *lease* is one claim on
+//! one lock; it *waits* in the lock's queue, or is *held*, which is a *grant* with a *token*, and
+//! then it *ends*. A *session* keeps leases alive that have no deadline of their own. A waiter is
+//! *attached* while its connection is not known to be gone, else *detached*; a grant to a detached
+//! waiter is *unclaimed* until the waiter attaches, repeats its request, or renews. *Lease time* is
+//! the replicated clock. What ended is *remembered* for a while.
+//!
+//! # The rules
+//!
+//! - **Advance.** The clock never goes back. What is due ends in (deadline, id) order, leases before
+//!   sessions, at most `EXPIRIES_PER_ADVANCE_MAX` leases per advance; what is left stays held, and
+//!   renewable, until the next. A session ends whole. Everything that an advance ends, and every
+//!   grant that follows, carries the clock after the move.
+//! - **Acquire.** Granted at once if the lock's holders and the queue leave room; refused if they do
+//!   not and the caller does not wait; else queued. Nobody overtakes (P8). A known request id, or a
+//!   known lease id, is a *repeat* if it asks for the same, and is answered from the present state
+//!   (P7); if it asks for something else it is refused. A refusal is not remembered.
+//! - **Settle.** Whenever somebody left a lock, the next in line is granted as long as the holders
+//!   leave room: one exclusive, or shared ones up to the next exclusive.
+//! - **Detached waiters** keep their place for their grace. Granted meanwhile, they hold for a grace
+//!   counted from the grant, or their TTL if that is shorter, until claimed.
+//! - **Renewal** never shortens (P3). A renewal of a session's lease renews the session.
+//! - **Release** is keyed by the lease id and may be repeated. A force release ends grants, not
+//!   waiters.
+//! - **Sessions.** When one ends, all its leases and places in queues end first, then the queues
+//!   settle: nothing is granted to a session on its way out.
+//! - **Memory.** Ends with a request id are kept for `ANSWER_KEPT_MS` of lease time at the least;
+//!   if `ANSWERS_MAX` are kept, new request ids are refused. Ends without one are kept likewise but
+//!   make room for newer ones.
+//!
+//! # Invariants
+//!
+//! [`machine::Machine::check`] checks them; scripts, the model and the simulation do so after every
+//! step.
+//!
+//! 1. The holders of a lock are one exclusive lease, or any number of shared ones (P1).
+//! 2. Tokens only grow: none is above the ceiling, each lock's newest is its `last_token`, and none
+//!    is ever given twice (P2).
+//! 3. A lock that is remembered is held or waited for.
+//! 4. A lease either holds, and its lock says so, or stands in its lock's queue, once.
+//! 5. The next in line of a queue could not hold beside the holders, unless no token is left (P4, P8).
+//! 6. A session and its leases know each other.
+//! 7. Each lease and each session has at most one deadline in the index, and it is the current one;
+//!    a held lease's own deadline is never before its last renewal plus its TTL (P3).
+//! 8. Each request id of what lives or is remembered leads there, and to nothing else (P7).
+//! 9. Nothing both lives and is remembered as ended; ends are remembered in the order in which
+//!    they happened, indexed, in full chunks but the last.
+//! 10. Every bound of [`limits`] is kept.
+//! 11. The rows are the state: drained changes add up to the image, and a machine made of the image
+//!     goes on like the one that wrote it (by test, not by `check`).
 #![no_std]
 #![warn(missing_docs)]
 

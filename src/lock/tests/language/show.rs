@@ -28,7 +28,11 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 fn metadata(metadata: &Metadata) -> String {
-    metadata.entries().fold(String::new(), |text, (key, value)| text + ", " + key + ":" + value)
+    let mut text = String::new();
+    for (key, value) in metadata.entries() {
+        text.extend([", ", key, ":", value]);
+    }
+    text
 }
 
 fn grant(grant: &Grant) -> String {
