@@ -92,7 +92,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     let started = start_raft(&config, store, identity.cluster_id, &peers).await?;
     let Started { raft, machine } = started;
     let snapshots = machine.snapshots();
-    let replicator = replicator(&config, &identity, raft.clone(), machine.clone(), &peers, &metrics);
+    let replicator =
+        replicator(&config, &identity, raft.clone(), machine.clone(), &peers, &metrics);
     let observer = Arc::clone(&metrics);
     let ids = Box::new(random_u128);
     let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());

@@ -47,6 +47,8 @@ pub async fn build(
         max_in_snapshot_log_to_keep: snapshot_log_entries,
         replication_lag_threshold: snapshot_log_entries.saturating_mul(2),
         install_snapshot_timeout: INSTALL_SNAPSHOT_MS_MAX,
+        // A restarted leader stands for election like everybody: its lease clock has no base.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     RaftHandle::build(node_id, Arc::new(config), network, log, machine).await

@@ -1,0 +1,190 @@
+//! A cluster of real processes on free loopback ports, stopped when it goes out of scope.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::http::{Answer, ask};
+
+/// Conditions come true within this time, on slow machines too.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Node {
+    pub id: u64,
+    pub api: String,
+    child: Option<Child>,
+}
+
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
+    pub nodes: Vec<Node>,
+}
+
+/// Waits until the condition holds.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < until, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let held: Vec<TcpListener> = (0..count).map(|_| bind()).collect();
+    held.iter().map(|listener| listener.local_addr().expect("its address").port()).collect()
+}
+
+impl Cluster {
+    /// Three nodes, ready.
+    pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// Three nodes with further settings.
+    pub fn with(settings: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ports = free_ports(6);
+        let members: Vec<String> = (0..3)
+            .map(|n| {
+                let (peer, api) = (ports[2 * n + 1], ports[2 * n]);
+                format!("{{ id = {}, peer_address = \"127.0.0.1:{peer}\", api_address = \"127.0.0.1:{api}\" }}", n + 1)
+            })
+            .collect();
+        let mut nodes = Vec::new();
+        for n in 0..3 {
+            let (id, api, peer) = (n as u64 + 1, ports[2 * n], ports[2 * n + 1]);
+            let data = dir.path().join(format!("node{id}"));
+            let text = format!(
+                "node_id = {id}\ndata_dir = {data:?}\napi_address = \"127.0.0.1:{api}\"\n\
+                 peer_address = \"127.0.0.1:{peer}\"\nmembers = [{}]\n{settings}\n",
+                members.join(", ")
+            );
+            fs::write(dir.path().join(format!("node{id}.toml")), text).expect("a config");
+            nodes.push(Node { id, api: format!("127.0.0.1:{api}"), child: None });
+        }
+        let mut cluster = Self { dir, nodes };
+        (1..=3).for_each(|id| cluster.restart(id));
+        (1..=3).for_each(|id| cluster.wait_ready(id));
+        cluster
+    }
+
+    pub fn api(&self, id: u64) -> &str {
+        &self.nodes[id as usize - 1].api
+    }
+
+    pub fn data(&self, id: u64) -> PathBuf {
+        self.dir.path().join(format!("node{id}"))
+    }
+
+    /// Starts a node that does not run.
+    pub fn restart(&mut self, id: u64) {
+        let path = self.dir.path().join(format!("node{id}.log"));
+        let log = fs::File::options().create(true).append(true).open(path).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_oarlock"))
+            .args(["serve", "--config"])
+            .arg(self.dir.path().join(format!("node{id}.toml")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the node starts");
+        self.nodes[id as usize - 1].child = Some(child);
+    }
+
+    pub fn log(&self, id: u64) -> String {
+        fs::read_to_string(self.dir.path().join(format!("node{id}.log"))).unwrap_or_default()
+    }
+
+    pub fn wait_ready(&self, id: u64) {
+        eventually(&format!("node {id} is ready; its log:\n{}", self.log(id)), || {
+            (self.get(id, "/readyz").ok()?.status == 200).then_some(())
+        });
+    }
+
+    /// Sends a signal by name, such as `-9` or `-STOP`.
+    pub fn signal(&self, id: u64, signal: &str) {
+        let child = self.nodes[id as usize - 1].child.as_ref().expect("it runs");
+        let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// kill -9, and waits until the process is gone.
+    pub fn kill(&mut self, id: u64) {
+        if let Some(mut child) = self.nodes[id as usize - 1].child.take() {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it is gone");
+        }
+    }
+
+    /// Waits until a node ended by itself; its exit code.
+    pub fn wait_exit(&mut self, id: u64) -> i32 {
+        let child = self.nodes[id as usize - 1].child.as_mut().expect("it ran");
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().expect("it can be asked") {
+                self.nodes[id as usize - 1].child = None;
+                return status.code().unwrap_or(-1);
+            }
+            assert!(Instant::now() < until, "node {id} still runs:\n{}", self.log(id));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn get(&self, id: u64, path: &str) -> io::Result<Answer> {
+        ask(self.api(id), "GET", path, "", Duration::from_secs(20))
+    }
+
+    /// Asks some node until one answers with something else than 503 or 504.
+    pub fn insist(&self, method: &str, path: &str, body: &str) -> Answer {
+        let mut turn = 0;
+        eventually(&format!("{method} {path} {body}"), || {
+            turn += 1;
+            let node = &self.nodes[turn % 3];
+            node.child.as_ref()?;
+            let answer = ask(&node.api, method, path, body, Duration::from_secs(30)).ok()?;
+            (answer.status != 503 && answer.status != 504).then_some(answer)
+        })
+    }
+
+    pub fn acquire(&self, name: &str, body: &str) -> Answer {
+        self.insist("POST", &format!("/v1/locks/{name}"), body)
+    }
+
+    /// The node that leads, as the others than `except` see it.
+    pub fn leader(&self, except: Option<u64>) -> u64 {
+        eventually("somebody leads", || {
+            let ids =
+                self.nodes.iter().filter(|node| node.child.is_some() && Some(node.id) != except);
+            ids.map(|node| node.id).find_map(|id| {
+                let leader =
+                    ask(self.api(id), "GET", "/v1/cluster", "", Duration::from_secs(2)).ok()?;
+                leader.body["leader_id"].as_u64().filter(|leader| Some(*leader) != except)
+            })
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.child.take() {
+                let _may_have_ended = child.kill();
+                let _may_have_ended = child.wait();
+            }
+        }
+        if std::thread::panicking() {
+            for id in 1..=3 {
+                let log = self.log(id);
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("--- node {id}\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+            }
+        }
+    }
+}
