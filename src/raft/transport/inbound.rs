@@ -1,62 +1,83 @@
 //! The peer listener: who may speak, and handing what they say to Raft or the service.
+//!
+//! ```text
+//!  reader ─ append ───> in order, many at once ──┐
+//!         ─ snapshot ─> in order, one at a time ─┼─> queue of answers ─> writer
+//!         ─ the rest ─> a task for each ─────────┘
+//! ```
+//! All that works for a connection ends with it: a caller that is gone is known to be gone.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use openraft::type_config::alias::SnapshotOf;
-use tokio::io::BufReader;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 use crate::raft::store::identity::Identity;
-use crate::raft::store::snapshot::{Incoming, SnapshotFile};
-use crate::raft::store::snapshots::Snapshots;
-use crate::raft::transport::link::write_frames;
+use crate::raft::transport::frame::{self, FrameReader};
 use crate::raft::transport::peers::Local;
-use crate::raft::transport::wire::{self, Beacon, Hello, HelloReply, Request, Response};
-use crate::raft::types::{RaftHandle, SnapshotMeta, TypeConfig, Vote};
+use crate::raft::transport::raft_peer::RaftSlot;
+use crate::raft::transport::receiving::Receiver;
+use crate::raft::transport::stream::{Acceptor, Stream};
+use crate::raft::transport::wire::{
+    self, Beacon, Hello, HelloReply, KIND_HELLO, KIND_REQUEST, KIND_WELCOME, Purpose, Request,
+    Response,
+};
 use crate::service::error::ServiceError;
 use crate::service::replicator::{BoxFuture, Call, Reply};
 
 /// A connection says hello within this time.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Largest hello: nobody has said yet who they are.
+const HELLO_BYTES_MAX: usize = 1024;
+
+/// A connection on which nothing comes for this long, not even pings, is cut.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
 /// Connections at once; three for each peer, with room for reconnects.
 const CONNECTIONS_MAX: usize = 256;
 
-/// Requests of one connection being worked on at once.
-const REQUESTS_MAX: usize = 65_536;
+/// Calls of one connection being worked on at once; most of them wait in a queue of a lock.
+const CALLS_MAX: usize = 65_536;
+
+/// Tasks of one connection; beyond the calls there are only votes and heartbeats.
+const TASKS_MAX: usize = CALLS_MAX + 4096;
+
+/// Requests of one connection that wait for their turn where there is an order.
+const ORDERED_REQUESTS_MAX: usize = 256;
+
+/// Appends that Raft works on at once for one connection.
+const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
 /// Answers waiting to be written to one connection.
 const QUEUED_ANSWERS_MAX: usize = 4096;
 
 type CallHandler = Box<dyn Fn(Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>;
 type BirthHandler = Box<dyn Fn(Identity) -> Result<(), String> + Send + Sync>;
-type Append = openraft::raft::AppendEntriesRequest<TypeConfig>;
-
-/// A snapshot being received: whose, what it stands for, its bytes, and what has come.
-type Receiving = (Vote, SnapshotMeta, u64, Incoming);
 
 /// What the listener hands on to, once the node has it.
 #[derive(Default)]
 pub struct Handlers {
     /// Raft and where received snapshots go.
-    pub raft: OnceLock<(RaftHandle, Arc<Snapshots>)>,
-    /// Answers forwarded calls.
+    pub raft: RaftSlot,
+    /// Answers forwarded calls. Dropping the future means that the caller is gone.
     pub call: OnceLock<CallHandler>,
-    /// Hears beacons.
+    /// Hears beacons. Must not block.
     pub beacon: OnceLock<Box<dyn Fn(Beacon) + Send + Sync>>,
     /// Accepts or refuses an identity in a new cluster.
     pub birth: OnceLock<BirthHandler>,
 }
 
-/// Serves peers until the future is dropped.
-pub async fn listen(listener: TcpListener, local: Arc<Local>, handlers: Arc<Handlers>) {
+/// Serves peers until the future is dropped, and all their connections end with it.
+pub async fn listen(mut listener: impl Acceptor, local: Arc<Local>, handlers: Arc<Handlers>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let refused = Arc::new(Refused::default());
     let mut connections = JoinSet::new();
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -70,227 +91,274 @@ pub async fn listen(listener: TcpListener, local: Arc<Local>, handlers: Arc<Hand
         };
         while connections.try_join_next().is_some() {}
         let (local, handlers) = (Arc::clone(&local), Arc::clone(&handlers));
+        let refused = Arc::clone(&refused);
         connections.spawn(async move {
-            if let Err(error) = serve(stream, local, handlers).await
-                && error.kind() != io::ErrorKind::UnexpectedEof
-            {
-                tracing::info!(%from, %error, "a peer connection ended");
+            match serve(stream, local, handlers).await {
+                Ok(()) => {}
+                Err(Ended::Refused(why)) => refused.note(&from, &why),
+                Err(Ended::Broken(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                Err(Ended::Broken(error)) => {
+                    tracing::info!(%from, %error, "a peer connection ended");
+                }
             }
             drop(permit);
         });
     }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    local: Arc<Local>,
-    handlers: Arc<Handlers>,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = Vec::new();
-    let hello = tokio::time::timeout(HELLO_DEADLINE, wire::read::<Hello>(&mut stream, &mut buffer));
-    let (_, hello) = hello.await??;
-    let refusal = local.refuse(&hello);
-    let reply: HelloReply = refusal.clone().map_or(Ok(()), Err);
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &wire::frame(0, &reply)).await?;
-    if let Some(why) = refusal {
-        tracing::warn!(from = hello.from, why, "a peer was refused");
-        return Err(io::Error::other(why));
-    }
-    let (reader, writer) = stream.into_split();
-    let (answers, queue) = mpsc::channel(QUEUED_ANSWERS_MAX);
-    let session = Session {
-        member: hello.cluster_id.is_some()
-            && hello.cluster_id == local.identity().map(|identity| identity.cluster_id),
-        local,
-        handlers,
-        answers,
-        running: Arc::default(),
-        incoming: Arc::default(),
-    };
-    let mut reader = BufReader::with_capacity(64 * 1024, reader);
-    let (appends, append_queue) = mpsc::channel(64);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(session.clone().answer_appends(append_queue));
-    let writing = write_frames(queue, writer);
-    tokio::select! {
-        () = writing => Ok(()),
-        read = session.read(&mut reader, &mut buffer, &appends, &mut tasks) => read,
+/// Why a connection ended.
+#[derive(Debug)]
+enum Ended {
+    /// By this node, which told the peer why.
+    Refused(String),
+    Broken(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
     }
 }
 
+/// Refused peers come again and again; each reason of each host is logged once.
+#[derive(Default)]
+struct Refused(Mutex<BTreeMap<String, String>>);
+
+impl Refused {
+    fn note(&self, from: &str, why: &str) {
+        let host = from.rsplit_once(':').map_or(from, |(host, _)| host);
+        let mut known = lock(&self.0);
+        if known.get(host).is_none_or(|known| known != why) {
+            tracing::warn!(from, why, "a peer was refused");
+            // More hosts than connections: begin anew rather than grow.
+            if known.len() >= CONNECTIONS_MAX {
+                known.clear();
+            }
+            known.insert(host.to_owned(), why.to_owned());
+        }
+    }
+}
+
+async fn serve(stream: Stream, local: Arc<Local>, handlers: Arc<Handlers>) -> Result<(), Ended> {
+    let mut writer = stream.writer;
+    let mut reader = FrameReader::new(stream.reader, HELLO_BYTES_MAX, HELLO_DEADLINE);
+    let hello = timeout(HELLO_DEADLINE, reader.next::<Hello>(KIND_HELLO)).await;
+    let admitted = match hello.map_err(io::Error::from)? {
+        Ok((_, hello)) => {
+            let member = handlers.raft.get().ok().and_then(|raft| raft.member(hello.from));
+            local.admit(&hello, member.as_ref()).map(|()| hello)
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(format!("what it says is not a hello of this protocol ({error})"))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let reply: HelloReply = admitted.as_ref().map(|_| local.welcome()).map_err(Clone::clone);
+    frame::write_all(&mut writer, &wire::frame(KIND_WELCOME, 0, &reply)).await?;
+    let purpose = admitted.map_err(Ended::Refused)?.purpose;
+    reader.set_bounds(purpose.frame_bytes_max(), SILENCE_MAX);
+
+    let (answers, queue) = mpsc::channel(QUEUED_ANSWERS_MAX);
+    let (ordered, ordered_queue) = mpsc::channel(ORDERED_REQUESTS_MAX);
+    let session = Session { purpose, local, handlers, answers, calls: Arc::default() };
+    let in_order = async {
+        match purpose {
+            Purpose::Append => session.answer_appends(ordered_queue).await,
+            Purpose::Snapshot => session.receive_snapshots(ordered_queue).await,
+            Purpose::Control | Purpose::Birth => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        written = frame::write_frames(queue, writer) => Ok(written?),
+        read = session.read(&mut reader, ordered) => Ok(read?),
+        () = in_order => Ok(()),
+    }
+}
+
+type Ordered = mpsc::Receiver<(u64, Request)>;
+
 #[derive(Clone)]
 struct Session {
-    /// Whether the peer belongs to this cluster; before birth only probes and offers are heard.
-    member: bool,
+    purpose: Purpose,
     local: Arc<Local>,
     handlers: Arc<Handlers>,
     answers: mpsc::Sender<Vec<u8>>,
-    running: Arc<Mutex<HashMap<u64, AbortHandle>>>,
-    incoming: Arc<tokio::sync::Mutex<Option<Receiving>>>,
+    /// Calls being worked on, so that their callers can cancel them.
+    calls: Arc<Mutex<BTreeMap<u64, AbortHandle>>>,
 }
 
 impl Session {
     async fn read(
         &self,
-        reader: &mut BufReader<tokio::net::tcp::OwnedReadHalf>,
-        buffer: &mut Vec<u8>,
-        appends: &mpsc::Sender<(u64, Append)>,
-        tasks: &mut JoinSet<()>,
+        reader: &mut FrameReader<impl AsyncRead + Unpin>,
+        ordered: mpsc::Sender<(u64, Request)>,
     ) -> io::Result<()> {
+        let mut tasks = JoinSet::new();
         loop {
-            let (id, request) = wire::read::<Request>(reader, buffer).await?;
-            while tasks.try_join_next().is_some() {}
-            match request {
-                Request::Append(append) if self.member => {
-                    appends.send((id, append)).await.map_err(io::Error::other)?;
-                }
-                Request::Cancel => {
-                    if let Some(task) = lock(&self.running).remove(&id) {
+            let (id, request) = tokio::select! {
+                biased;
+                Some(done) = tasks.join_next() => match done {
+                    // Its caller would wait for ever.
+                    Err(error) if error.is_panic() => return Err(io::Error::other(error)),
+                    Ok(()) | Err(_) => continue,
+                },
+                read = reader.next::<Request>(KIND_REQUEST) => read?,
+            };
+            match (self.purpose, request) {
+                (_, Request::Ping) => self.answer(id, &Response::Pong).await,
+                (Purpose::Append, request @ Request::Append(_))
+                | (
+                    Purpose::Snapshot,
+                    request @ (Request::SnapshotBegin { .. } | Request::SnapshotChunk { .. }),
+                ) => ordered.send((id, request)).await.map_err(io::Error::other)?,
+                (Purpose::Control, Request::Cancel) => {
+                    if let Some(task) = lock(&self.calls).remove(&id) {
                         task.abort();
                     }
                 }
-                Request::Beacon(beacon) => {
+                (Purpose::Control, Request::Beacon(beacon)) => {
                     if let Some(hear) = self.handlers.beacon.get() {
                         hear(beacon);
                     }
                 }
-                request => {
-                    if tasks.len() > REQUESTS_MAX {
+                (Purpose::Control, Request::Call(call)) => self.begin(id, call, &mut tasks).await,
+                (Purpose::Control | Purpose::Birth, request) => {
+                    if tasks.len() > TASKS_MAX {
                         return Err(io::Error::other("the peer asks too much at once"));
                     }
                     let session = self.clone();
-                    let mut running = lock(&self.running);
-                    let task = tasks.spawn(async move {
+                    tasks.spawn(async move {
                         let response = session.handle(request).await;
-                        lock(&session.running).remove(&id);
-                        // The queue is bounded; a gone connection ends this task anyway.
-                        let _peer_may_be_gone =
-                            session.answers.send(wire::frame(id, &response)).await;
+                        session.answer(id, &response).await;
                     });
-                    running.insert(id, task);
+                }
+                (Purpose::Append | Purpose::Snapshot, _) => {
+                    return Err(io::Error::other("the peer asks what this connection is not for"));
                 }
             }
         }
     }
 
+    /// Queues an answer. The queue is bounded; what waits for a gone peer ends with its connection.
+    async fn answer(&self, id: u64, response: &Response) {
+        let mut frame = wire::response(id, response);
+        if frame.len() > self.purpose.frame_bytes_max() {
+            let text = format!("an answer of {} bytes is over the bound", frame.len());
+            frame = wire::response(id, &Response::Failed(text));
+        }
+        let _gone = self.answers.send(frame).await;
+    }
+
+    /// Begins to work on a forwarded call.
+    async fn begin(&self, id: u64, call: Call, tasks: &mut JoinSet<()>) {
+        if lock(&self.calls).len() >= CALLS_MAX {
+            let why = format!("{CALLS_MAX} calls of one node are being worked on");
+            return self.answer(id, &Response::Call(Err(ServiceError::Overloaded(why)))).await;
+        }
+        let session = self.clone();
+        let mut calls = lock(&self.calls);
+        let task = tasks.spawn(async move {
+            let result = match session.handlers.call.get() {
+                Some(answer) => answer(call).await,
+                None => Err(ServiceError::NotLeader(None)),
+            };
+            lock(&session.calls).remove(&id);
+            session.answer(id, &Response::Call(result)).await;
+        });
+        calls.insert(id, task);
+    }
+
     /// Appends of one connection reach Raft in their order and are answered in it; many at once.
-    async fn answer_appends(self, queue: mpsc::Receiver<(u64, Append)>) {
-        let Some((raft, _)) = self.raft().await else { return };
+    async fn answer_appends(&self, queue: Ordered) {
         let requests = futures_util::stream::unfold(queue, |mut queue| async move {
             queue.recv().await.map(|request| (request, queue))
         });
         let answers = requests.map(|(id, request)| {
-            let raft = raft.clone();
+            let mut answer = self.append(request).boxed();
+            // Polled once before the next one is made: that fixes their order.
+            let at_once = (&mut answer).now_or_never();
             async move {
-                let response = match raft.append_entries(request).await {
-                    Ok(response) => Response::Append(response),
-                    Err(error) => Response::Failed(error.to_string()),
-                };
-                wire::frame(id, &response)
+                match at_once {
+                    Some(response) => (id, response),
+                    None => (id, answer.await),
+                }
             }
         });
-        let mut answers = std::pin::pin!(answers.buffered(64));
-        while let Some(frame) = answers.next().await {
-            if self.answers.send(frame).await.is_err() {
-                return;
-            }
+        let mut answers = std::pin::pin!(answers.buffered(APPENDS_IN_FLIGHT_MAX));
+        while let Some((id, response)) = answers.next().await {
+            self.answer(id, &response).await;
         }
     }
 
-    /// Raft, once this node runs it. A peer may be up first; it asks again later.
-    async fn raft(&self) -> Option<(RaftHandle, Arc<Snapshots>)> {
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            if let Some(raft) = self.handlers.raft.get() {
-                return Some(raft.clone());
-            }
-            if self.answers.is_closed() {
-                return None;
-            }
-            ticks.tick().await;
+    async fn append(&self, request: Request) -> Response {
+        let Request::Append(rpc) = request else {
+            return Response::Failed("this is not an append".to_owned());
+        };
+        let response = async { self.handlers.raft.get()?.append(rpc).await };
+        failed(response.await.map(Response::Append))
+    }
+
+    /// One piece after the other, so that they cannot be mixed up.
+    async fn receive_snapshots(&self, mut queue: Ordered) {
+        let mut receiver = Receiver::default();
+        while let Some((id, request)) = queue.recv().await {
+            let response = match self.handlers.raft.get() {
+                Ok(raft) => failed(receiver.take(request, raft).await),
+                Err(error) => Response::Failed(error.to_string()),
+            };
+            self.answer(id, &response).await;
         }
     }
 
     async fn handle(&self, request: Request) -> Response {
-        match request {
-            Request::Probe => Response::Probe(self.local.probe()),
-            Request::Birth(identity) => Response::Birth(match self.handlers.birth.get() {
-                Some(accept) => accept(identity),
-                None => Err("this node was born already".to_owned()),
-            }),
-            _ if !self.member => Response::Failed("this node is not of your cluster".to_owned()),
-            Request::Call(call) => Response::Call(match self.handlers.call.get() {
-                Some(answer) => answer(call).await,
-                None => Err(ServiceError::NotLeader(None)),
-            }),
-            Request::Append(_) | Request::Cancel | Request::Beacon(_) => {
-                Response::Failed("handled elsewhere".to_owned())
+        match (self.purpose, request) {
+            (Purpose::Birth, Request::Probe) => Response::Probe(self.local.probe()),
+            (Purpose::Birth, Request::Birth(identity)) => Response::Birth(self.birth(identity)),
+            (Purpose::Control, request @ Request::Append(_)) => self.append(request).await,
+            (Purpose::Control, request) => failed(self.handle_raft(request).await),
+            (Purpose::Birth | Purpose::Append | Purpose::Snapshot, _) => {
+                Response::Failed("this connection is not for that".to_owned())
             }
-            request => match self.handlers.raft.get() {
-                Some((raft, snapshots)) => {
-                    let handled = self.handle_raft(request, raft, snapshots).await;
-                    handled.unwrap_or_else(|error| Response::Failed(error.to_string()))
-                }
-                None => Response::Failed("this node is starting".to_owned()),
-            },
         }
     }
 
-    async fn handle_raft(
-        &self,
-        request: Request,
-        raft: &RaftHandle,
-        snapshots: &Arc<Snapshots>,
-    ) -> io::Result<Response> {
+    fn birth(&self, identity: Identity) -> Result<(), String> {
+        if let Some(accept) = self.handlers.birth.get() {
+            return accept(identity);
+        }
+        // Born before this process started; the one who offers may not have heard it.
+        match self.local.identity() {
+            Some(known)
+                if known.cluster_id == identity.cluster_id && known.members == identity.members =>
+            {
+                Ok(())
+            }
+            Some(_) => Err("it was born into another cluster".to_owned()),
+            None => Err("it is starting".to_owned()),
+        }
+    }
+
+    async fn handle_raft(&self, request: Request) -> io::Result<Response> {
+        let raft = self.handlers.raft.get()?;
         match request {
-            Request::Vote(rpc) => {
-                raft.vote(rpc).await.map(Response::Vote).map_err(io::Error::other)
-            }
-            Request::PreVote(rpc) => {
-                raft.pre_vote(rpc).await.map(Response::Vote).map_err(io::Error::other)
-            }
-            Request::Transfer(rpc) => raft
-                .handle_transfer_leader(rpc)
-                .await
-                .map(Response::Transfer)
-                .map_err(io::Error::other),
-            Request::SnapshotBegin { vote, meta, bytes } => {
-                let mut slot = self.incoming.lock().await;
-                *slot = Some((vote, meta, bytes, snapshots.receive()?));
-                Ok(Response::SnapshotWanted)
-            }
-            Request::SnapshotChunk { offset, bytes } => self.chunk(offset, &bytes, raft).await,
+            Request::Vote(rpc) => raft.vote(rpc).await.map(Response::Vote),
+            Request::PreVote(rpc) => raft.pre_vote(rpc).await.map(Response::Vote),
+            Request::Transfer(rpc) => raft.transfer(rpc).await.map(Response::Transfer),
             Request::Append(_)
+            | Request::SnapshotBegin { .. }
+            | Request::SnapshotChunk { .. }
             | Request::Call(_)
             | Request::Cancel
             | Request::Beacon(_)
             | Request::Probe
-            | Request::Birth(_) => Ok(Response::Failed("handled elsewhere".to_owned())),
+            | Request::Birth(_)
+            | Request::Ping => Err(io::Error::other("this connection is not for that")),
         }
     }
+}
 
-    async fn chunk(&self, offset: u64, bytes: &[u8], raft: &RaftHandle) -> io::Result<Response> {
-        let mut slot = self.incoming.lock().await;
-        let Some((_, _, total, incoming)) = slot.as_mut() else {
-            return Err(io::Error::other("no snapshot was announced"));
-        };
-        if incoming.bytes() != offset {
-            return Err(io::Error::other("a part of the snapshot is missing"));
-        }
-        incoming.write(bytes)?;
-        if incoming.bytes() < *total {
-            return Ok(Response::SnapshotWanted);
-        }
-        let Some((vote, meta, _, incoming)) = slot.take() else {
-            return Err(io::Error::other("no snapshot was announced"));
-        };
-        let finish = tokio::task::spawn_blocking(move || incoming.finish());
-        let snapshot = finish.await.map_err(io::Error::other)??;
-        let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot };
-        let installed = raft.install_full_snapshot(vote, snapshot).boxed().await;
-        installed.map(Response::Snapshot).map_err(io::Error::other)
-    }
+fn failed(response: io::Result<Response>) -> Response {
+    response.unwrap_or_else(|error| Response::Failed(error.to_string()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,48 +1,71 @@
 //! openraft's view of the transport.
+//!
+//! A client of a peer uses all its connections: log entries go over the append stream, heartbeats,
+//! votes and transfers over the control stream, whatever openraft made the client for; snapshots
+//! over their own. What could not be sent or was refused is `Unreachable`, so that openraft waits
+//! before it tries again.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::v2::RaftNetworkV2;
-use openraft::network::{RPCOption, RaftNetworkFactory};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::SnapshotOf;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::raft::clock;
 use crate::raft::store::snapshot::SnapshotFile;
-use crate::raft::transport::link::Link;
+use crate::raft::transport::link::{Answer, CONNECT_DEADLINE, Link};
 use crate::raft::transport::peers::{PeerLinks, Peers};
-use crate::raft::transport::wire::{CHUNK_BYTES, Request, Response};
-use crate::raft::types::{Member, TypeConfig, Vote};
+use crate::raft::transport::wire::{Bytes, CHUNK_BYTES, Request, Response};
+use crate::raft::types::{LogId, Member, TypeConfig, Vote};
 use crate::service::replicator::NodeId;
 
 /// Appends on their way to one follower; the rest waits in openraft, which may merge it.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
-/// One step of a snapshot transfer; verifying and installing a large one is the longest.
-const SNAPSHOT_STEP_DEADLINE: Duration = Duration::from_mins(2);
+/// An append stream on which nothing is answered for this long is given up with its connection.
+/// openraft's own limit for it is one heartbeat, which a slow disk or a large entry may well
+/// exceed; heartbeats, which decide who leads, keep that limit.
+const APPEND_PROGRESS_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Pieces of a snapshot on their way: hides the round trip, bounds what the receiver must hold.
+const CHUNKS_IN_FLIGHT_MAX: usize = 4;
+
+/// Writing one piece of a snapshot; the last, which verifies and installs it, has openraft's limit.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 /// Makes the clients that openraft asks for.
 pub struct NetworkFactory(pub Arc<Peers>);
 
-/// A client of one peer over one of its connections.
+/// A client of one peer.
 pub struct Network {
-    link: Option<Arc<Link>>,
+    local_id: NodeId,
+    target: NodeId,
+    links: Arc<PeerLinks>,
+    /// Whether its appends are heartbeats.
+    heartbeat: bool,
 }
 
 impl NetworkFactory {
-    fn client(&self, id: NodeId, node: &Member, pick: impl Fn(&PeerLinks) -> Arc<Link>) -> Network {
-        Network { link: self.0.links_to(id, Some(&node.peer_address)).map(|links| pick(&links)) }
+    fn client(&self, target: NodeId, node: &Member, heartbeat: bool) -> Network {
+        let links = self.0.know(target, &node.peer_address, node.instance_id);
+        Network { local_id: self.0.local.node_id, target, links, heartbeat }
     }
 }
 
@@ -50,15 +73,11 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Network;
 
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Network {
-        self.client(target, node, |links| Arc::clone(&links.append))
+        self.client(target, node, false)
     }
 
     async fn new_heartbeat_client(&mut self, target: NodeId, node: &Member) -> Network {
-        self.client(target, node, |links| Arc::clone(&links.control))
-    }
-
-    async fn new_snapshot_client(&mut self, target: NodeId, node: &Member) -> Network {
-        self.client(target, node, |links| Arc::clone(&links.snapshot))
+        self.client(target, node, true)
     }
 }
 
@@ -66,55 +85,187 @@ fn unreachable(error: &io::Error) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::new(error))
 }
 
-fn unexpected(response: &Response) -> io::Error {
-    match response {
-        Response::Failed(why) => io::Error::other(why.clone()),
-        Response::Append(_)
-        | Response::Vote(_)
-        | Response::Transfer(_)
-        | Response::SnapshotWanted
-        | Response::Snapshot(_)
-        | Response::Call(_)
-        | Response::Probe(_)
-        | Response::Birth(_) => io::Error::other("the answer is of another kind"),
-    }
+fn broken(error: &io::Error) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(error))
 }
 
 impl Network {
-    fn link(&self) -> io::Result<&Arc<Link>> {
-        self.link.as_ref().ok_or(io::ErrorKind::NotFound.into())
+    fn timed_out(&self, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
+        let (id, target) = (self.local_id, self.target);
+        RPCError::Timeout(Timeout { action, id, target, timeout })
     }
 
-    async fn ask(&self, request: &Request, deadline: Duration) -> io::Result<Response> {
-        tokio::time::timeout(deadline, self.link()?.ask(request)).await?
+    fn append_link(&self) -> &Link {
+        if self.heartbeat { &self.links.control } else { &self.links.append }
+    }
+
+    /// One request and its answer over the control stream.
+    async fn ask(&self, request: &Request, deadline: Duration) -> RpcResult<Response> {
+        let answer = self.links.control.ask(request, deadline).await;
+        answer.map_err(|error| unreachable(&error))
     }
 
     async fn send_snapshot(
         &self,
         vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        install_deadline: Duration,
     ) -> io::Result<SnapshotResponse<TypeConfig>> {
-        let file = snapshot.snapshot;
-        let begin = Request::SnapshotBegin { vote, meta: snapshot.meta, bytes: file.bytes() };
-        match self.ask(&begin, SNAPSHOT_STEP_DEADLINE).await? {
+        let (file, link) = (snapshot.snapshot, &self.links.snapshot);
+        let total = file.bytes();
+        let begin = Request::SnapshotBegin { vote, meta: snapshot.meta, bytes: total };
+        match link.ask(&begin, CHUNK_DEADLINE).await? {
             Response::SnapshotWanted => {}
-            Response::Snapshot(done) => return Ok(done),
-            other => return Err(unexpected(&other)),
+            other => return Err(other.unexpected()),
         }
         let mut offset = 0;
-        while offset < file.bytes() {
-            let left = usize::try_from(file.bytes() - offset).unwrap_or(usize::MAX);
-            let mut bytes = vec![0; left.min(CHUNK_BYTES)];
-            file.read_at(&mut bytes, offset)?;
-            let length = bytes.len() as u64;
-            let chunk = Request::SnapshotChunk { offset, bytes };
-            match self.ask(&chunk, SNAPSHOT_STEP_DEADLINE).await? {
-                Response::SnapshotWanted => offset += length,
+        let mut waiting: VecDeque<Answer> = VecDeque::new();
+        loop {
+            while offset < total && waiting.len() < CHUNKS_IN_FLIGHT_MAX {
+                let bytes = read_chunk(file.clone(), offset).await?;
+                let length = bytes.len() as u64;
+                let chunk = Request::SnapshotChunk { offset, bytes: Bytes(bytes) };
+                waiting.push_back(timeout(CHUNK_DEADLINE, link.start(&chunk, false)).await??);
+                offset += length;
+            }
+            let Some(mut answer) = waiting.pop_front() else {
+                return Err(io::Error::other("the peer wants more than the snapshot has"));
+            };
+            let last = offset == total && waiting.is_empty();
+            let deadline = if last { install_deadline } else { CHUNK_DEADLINE };
+            let Ok(answered) = timeout(deadline, answer.wait()).await else {
+                answer.connection().close();
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took no piece"));
+            };
+            match answered? {
+                Response::SnapshotWanted => {}
                 Response::Snapshot(done) => return Ok(done),
-                other => return Err(unexpected(&other)),
+                other => return Err(other.unexpected()),
             }
         }
-        Err(io::Error::other("the peer wants more than the snapshot has"))
+    }
+}
+
+async fn read_chunk(file: SnapshotFile, offset: u64) -> io::Result<Vec<u8>> {
+    let left = usize::try_from(file.bytes() - offset).unwrap_or(usize::MAX);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; left.min(CHUNK_BYTES)];
+        file.read_at(&mut bytes, offset)?;
+        Ok(bytes)
+    });
+    read.await.map_err(io::Error::other)?
+}
+
+/// Appends on their way, answered in the order in which they were sent.
+struct Pipeline<'a, S> {
+    network: &'a Network,
+    /// `None` once it ended.
+    input: Option<S>,
+    waiting: VecDeque<Sent>,
+    deadline: Duration,
+    /// When the last answer came, or the first of the waiting requests was sent.
+    progress_at: Instant,
+    failed: bool,
+}
+
+struct Sent {
+    answer: Answer,
+    prev: Option<LogId>,
+    last: Option<LogId>,
+}
+
+enum Step<T> {
+    Input(Option<AppendEntriesRequest<TypeConfig>>),
+    Answered(T),
+}
+
+impl<S> Pipeline<'_, S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    /// The next answer; `None` once all are given or one was an error.
+    async fn next(&mut self) -> Option<RpcResult<StreamAppendResult<TypeConfig>>> {
+        loop {
+            if self.failed || (self.input.is_none() && self.waiting.is_empty()) {
+                return None;
+            }
+            let result = match self.step().await {
+                Step::Answered(answer) => self.take(answer),
+                Step::Input(None) => {
+                    self.input = None;
+                    continue;
+                }
+                Step::Input(Some(request)) => match self.send(request).await {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+            };
+            self.failed = !matches!(result, Ok(Ok(_)));
+            return Some(result);
+        }
+    }
+
+    /// What comes first: an answer, or something to send while there is room. Losing the race
+    /// loses nothing.
+    async fn step(&mut self) -> Step<io::Result<Response>> {
+        let full = self.waiting.len() >= APPENDS_IN_FLIGHT_MAX;
+        let give_up_at = self.progress_at + self.deadline;
+        let answered = async {
+            match self.waiting.front_mut() {
+                Some(sent) => timeout_at(give_up_at, sent.answer.wait()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let input = async {
+            match &mut self.input {
+                Some(input) if !full => input.next().await,
+                Some(_) | None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answered => Step::Answered(answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))),
+            request = input => Step::Input(request),
+        }
+    }
+
+    async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> RpcResult<()> {
+        let prev = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+        let request = Request::Append(request);
+        let started = timeout(self.deadline, self.network.append_link().start(&request, false));
+        let answer = match started.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(unreachable(&error)),
+            Err(error) => return Err(unreachable(&error.into())),
+        };
+        if self.waiting.is_empty() {
+            self.progress_at = clock::now();
+        }
+        self.waiting.push_back(Sent { answer, prev, last });
+        Ok(())
+    }
+
+    fn take(&mut self, answer: io::Result<Response>) -> RpcResult<StreamAppendResult<TypeConfig>> {
+        let Some(sent) = self.waiting.pop_front() else {
+            return Err(broken(&io::ErrorKind::BrokenPipe.into()));
+        };
+        self.progress_at = clock::now();
+        match answer {
+            Ok(Response::Append(AppendEntriesResponse::Conflict)) if sent.prev.is_none() => {
+                Err(broken(&io::Error::other("the peer disagrees about the start of the log")))
+            }
+            Ok(Response::Append(response)) => Ok(response.into_stream_result(sent.prev, sent.last)),
+            Ok(other) => Err(unreachable(&other.unexpected())),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                // Forwarded calls share the control stream; there, pings find out who is gone.
+                if !self.network.heartbeat {
+                    sent.answer.connection().close();
+                }
+                Err(self.network.timed_out(RPCTypes::AppendEntries, self.deadline))
+            }
+            Err(error) => Err(broken(&error)),
+        }
     }
 }
 
@@ -126,10 +277,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
-        match self.ask(&Request::Append(rpc), option.hard_ttl()).await {
-            Ok(Response::Append(response)) => Ok(response),
-            Ok(other) => Err(unreachable(&unexpected(&other))),
-            Err(error) => Err(unreachable(&error)),
+        let answer = self.append_link().ask(&Request::Append(rpc), option.soft_ttl()).await;
+        match answer.map_err(|error| unreachable(&error))? {
+            Response::Append(response) => Ok(response),
+            other => Err(unreachable(&other.unexpected())),
         }
     }
 
@@ -144,34 +295,23 @@ impl RaftNetworkV2<TypeConfig> for Network {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let deadline = option.hard_ttl();
-        async move {
-            let link = Arc::clone(self.link().map_err(|error| unreachable(&error))?);
-            // `then` sends one after the other, so the order on the wire is the order of the
-            // input; `buffered` lets the answers of many be waited for at once, in order.
-            let sent = input.then(move |request| {
-                let link = Arc::clone(&link);
-                async move {
-                    let prev = request.prev_log_id;
-                    let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-                    let request = Request::Append(request);
-                    let started = tokio::time::timeout(deadline, link.start(&request, false));
-                    (prev, last, started.await)
-                }
-            });
-            let answers = sent.map(move |(prev, last, started)| async move {
-                let answer =
-                    started.map_err(io::Error::from).flatten().map_err(|e| unreachable(&e))?;
-                let waited = tokio::time::timeout(deadline, answer.wait()).await;
-                match waited.map_err(io::Error::from).flatten() {
-                    Ok(Response::Append(response)) => Ok(response.into_stream_result(prev, last)),
-                    Ok(other) => Err(unreachable(&unexpected(&other))),
-                    Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
-                }
-            });
-            Ok(answers.buffered(APPENDS_IN_FLIGHT_MAX).boxed())
-        }
-        .boxed()
+        let deadline = if self.heartbeat {
+            option.hard_ttl()
+        } else {
+            option.hard_ttl().max(APPEND_PROGRESS_DEADLINE).max(CONNECT_DEADLINE)
+        };
+        let pipeline = Pipeline {
+            network: self,
+            input: Some(input),
+            waiting: VecDeque::new(),
+            deadline,
+            progress_at: clock::now(),
+            failed: false,
+        };
+        let answers = stream::unfold(pipeline, |mut pipeline| async move {
+            pipeline.next().await.map(|answer| (answer, pipeline))
+        });
+        std::future::ready(Ok(answers.boxed())).boxed()
     }
 
     async fn vote(
@@ -179,10 +319,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
-        match self.ask(&Request::Vote(rpc), option.hard_ttl()).await {
-            Ok(Response::Vote(response)) => Ok(response),
-            Ok(other) => Err(unreachable(&unexpected(&other))),
-            Err(error) => Err(unreachable(&error)),
+        match self.ask(&Request::Vote(rpc), option.soft_ttl()).await? {
+            Response::Vote(response) => Ok(response),
+            other => Err(unreachable(&other.unexpected())),
         }
     }
 
@@ -191,10 +330,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
-        match self.ask(&Request::PreVote(rpc), option.hard_ttl()).await {
-            Ok(Response::Vote(response)) => Ok(response),
-            Ok(other) => Err(unreachable(&unexpected(&other))),
-            Err(error) => Err(unreachable(&error)),
+        match self.ask(&Request::PreVote(rpc), option.soft_ttl()).await? {
+            Response::Vote(response) => Ok(response),
+            other => Err(unreachable(&other.unexpected())),
         }
     }
 
@@ -203,11 +341,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
         vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.send_snapshot(vote, snapshot) => {
+            sent = self.send_snapshot(vote, snapshot, option.soft_ttl()) => {
                 sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
             }
         }
@@ -218,10 +356,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
-        match self.ask(&Request::Transfer(req), option.hard_ttl()).await {
-            Ok(Response::Transfer(response)) => Ok(response),
-            Ok(other) => Err(unreachable(&unexpected(&other))),
-            Err(error) => Err(unreachable(&error)),
+        match self.ask(&Request::Transfer(req), option.soft_ttl()).await? {
+            Response::Transfer(response) => Ok(response),
+            other => Err(unreachable(&other.unexpected())),
         }
     }
 }

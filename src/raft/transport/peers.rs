@@ -5,15 +5,22 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::raft::store::identity::Identity;
-use crate::raft::transport::link::Link;
-use crate::raft::transport::wire::{Beacon, Hello, PROTOCOL, ProbeReply, Request, Response};
+use crate::raft::transport::link::{CONNECT_DEADLINE, Link};
+use crate::raft::transport::stream::{Connector, Tcp};
+use crate::raft::transport::wire::{
+    Beacon, Hello, PROTOCOL, ProbeReply, Purpose, Request, Response, Welcome,
+};
+use crate::raft::types::Member;
+use crate::service::error::ServiceError;
 use crate::service::replicator::{Call, ForwardError, NodeId, Reply};
 
 /// A peer answers a probe or an offer of birth within this time, or later.
 const BIRTH_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What this node says of itself.
+/// What this node says of itself, and who may speak with it.
 pub struct Local {
     pub(super) node_id: NodeId,
     pub(super) first_members: Vec<(NodeId, String)>,
@@ -45,14 +52,17 @@ impl Local {
         *self.identity.write().unwrap_or_else(PoisonError::into_inner) = Some(identity);
     }
 
-    pub(super) fn hello(&self, to: NodeId) -> Hello {
+    pub(super) fn hello(&self, to: NodeId, purpose: Purpose) -> Hello {
+        let Welcome { cluster_id, node_id: from, instance_id } = self.welcome();
+        Hello { protocol: PROTOCOL, purpose, cluster_id, from, instance_id, to }
+    }
+
+    pub(super) fn welcome(&self) -> Welcome {
         let identity = self.identity.read().unwrap_or_else(PoisonError::into_inner);
-        Hello {
-            protocol: PROTOCOL,
+        Welcome {
             cluster_id: identity.as_ref().map(|identity| identity.cluster_id),
-            from: self.node_id,
+            node_id: self.node_id,
             instance_id: identity.as_ref().map_or(0, Identity::instance_id),
-            to,
         }
     }
 
@@ -64,76 +74,147 @@ impl Local {
         }
     }
 
-    /// Why a connection with this hello is not welcome.
-    pub(super) fn refuse(&self, hello: &Hello) -> Option<String> {
+    /// Why a connection with this hello is not welcome. `member` is what the membership knows of
+    /// the node that says it.
+    pub(super) fn admit(&self, hello: &Hello, member: Option<&Member>) -> Result<(), String> {
         if hello.protocol != PROTOCOL {
-            return Some(format!("it speaks protocol {}, this node {PROTOCOL}", hello.protocol));
+            return Err(format!("it speaks protocol {}, this node {PROTOCOL}", hello.protocol));
         }
         if hello.to != self.node_id {
-            return Some(format!("it looks for node {}, this is node {}", hello.to, self.node_id));
+            return Err(format!("it looks for node {}, this is node {}", hello.to, self.node_id));
         }
-        let identity = self.identity()?;
-        let cluster_id = hello.cluster_id?;
+        if hello.from == self.node_id {
+            return Err(format!("it calls itself node {}, as this node does", hello.from));
+        }
+        let expected = member.map_or(0, |member| member.instance_id);
+        self.same_cluster(
+            hello.cluster_id,
+            hello.from,
+            (hello.instance_id, expected),
+            hello.purpose,
+        )
+    }
+
+    /// Why the node that answered a hello is not the one that was looked for.
+    pub(super) fn check(
+        &self,
+        welcome: &Welcome,
+        to: NodeId,
+        expected: u128,
+        purpose: Purpose,
+    ) -> Result<(), String> {
+        if welcome.node_id != to {
+            return Err(format!("node {} answers there instead of node {to}", welcome.node_id));
+        }
+        self.same_cluster(welcome.cluster_id, to, (welcome.instance_id, expected), purpose)
+    }
+
+    fn same_cluster(
+        &self,
+        cluster_id: Option<u128>,
+        node_id: NodeId,
+        (instance_id, expected): (u128, u128),
+        purpose: Purpose,
+    ) -> Result<(), String> {
+        let identity = self.identity.read().unwrap_or_else(PoisonError::into_inner);
+        let (identity, cluster_id) = match (&*identity, cluster_id) {
+            (Some(identity), Some(cluster_id)) => (identity, cluster_id),
+            // Before birth there is nothing to compare, and nothing but probes and offers.
+            (None, _) | (_, None) if purpose == Purpose::Birth => return Ok(()),
+            (None, _) => return Err("this node is not part of a cluster yet".to_owned()),
+            (_, None) => return Err(format!("node {node_id} is not part of a cluster yet")),
+        };
         if cluster_id != identity.cluster_id {
-            return Some("it belongs to another cluster".to_owned());
+            return Err(format!("node {node_id} belongs to another cluster"));
         }
-        let known = identity.members.iter().find(|(id, _)| *id == hello.from)?;
-        (known.1.instance_id != hello.instance_id).then(|| {
-            format!("node {} was formed with another disk; it must join under a new id", hello.from)
-        })
+        let first = identity.members.iter().find(|(id, _)| *id == node_id);
+        let expected = first.map_or(expected, |(_, member)| member.instance_id);
+        // A node that joined later may not know the instance it was given.
+        let unknown = first.is_none() && (expected == 0 || instance_id == 0);
+        if unknown || expected == instance_id {
+            return Ok(());
+        }
+        Err(format!("node {node_id} was formed with another disk; it must join under a new id"))
     }
 }
 
 pub(super) struct PeerLinks {
-    pub(super) append: Arc<Link>,
-    pub(super) control: Arc<Link>,
-    pub(super) snapshot: Arc<Link>,
+    pub(super) append: Link,
+    pub(super) control: Link,
+    pub(super) snapshot: Link,
 }
 
 /// Connections to every peer.
 pub struct Peers {
     pub(super) local: Arc<Local>,
+    connector: Arc<dyn Connector>,
     links: Mutex<BTreeMap<NodeId, Arc<PeerLinks>>>,
 }
 
 impl Peers {
-    /// Knows the configured first members; others become known through the membership.
+    /// Over plain TCP.
     pub fn new(local: Arc<Local>) -> Arc<Self> {
-        let first_members = local.first_members.clone();
-        let peers = Self { local, links: Mutex::default() };
-        for (id, address) in &first_members {
-            peers.links_to(*id, Some(address));
+        Self::with_connector(local, Arc::new(Tcp))
+    }
+
+    /// Knows the configured first members; others become known through the membership.
+    pub fn with_connector(local: Arc<Local>, connector: Arc<dyn Connector>) -> Arc<Self> {
+        let peers = Self { local, connector, links: Mutex::default() };
+        for (id, address) in &peers.local.first_members {
+            let instance_id = 0;
+            peers.know(*id, address, instance_id);
         }
         Arc::new(peers)
     }
 
-    pub(super) fn links_to(&self, id: NodeId, address: Option<&str>) -> Option<Arc<PeerLinks>> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = links.get(&id) {
-            if let Some(address) = address {
-                known.append.set_address(address);
-                known.control.set_address(address);
-                known.snapshot.set_address(address);
-            }
-            return Some(Arc::clone(known));
+    /// Learns the members. openraft tells of those it replicates to; a follower hears of the
+    /// others, whom it may have to forward to, only by this.
+    pub fn set_members<'a>(&self, members: impl Iterator<Item = (NodeId, &'a Member)>) {
+        for (id, member) in members.filter(|(id, _)| *id != self.local.node_id) {
+            self.know(id, &member.peer_address, member.instance_id);
         }
-        let address = address?;
-        let link = || Arc::new(Link::new(Arc::clone(&self.local), id, address.to_owned()));
-        let made = Arc::new(PeerLinks { append: link(), control: link(), snapshot: link() });
-        links.insert(id, Arc::clone(&made));
-        Some(made)
     }
 
-    fn control(&self, id: NodeId) -> io::Result<Arc<Link>> {
-        let links = self.links_to(id, None);
-        links.map(|links| Arc::clone(&links.control)).ok_or(io::ErrorKind::NotFound.into())
+    /// The links to a peer, which is or moved to that address.
+    pub(super) fn know(&self, id: NodeId, address: &str, instance_id: u128) -> Arc<PeerLinks> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = links.entry(id).or_insert_with(|| {
+            let link = |purpose| self.link(id, address, purpose);
+            Arc::new(PeerLinks {
+                append: link(Purpose::Append),
+                control: link(Purpose::Control),
+                snapshot: link(Purpose::Snapshot),
+            })
+        });
+        for link in [&known.append, &known.control, &known.snapshot] {
+            link.set_place(address, instance_id);
+        }
+        Arc::clone(known)
+    }
+
+    fn link(&self, id: NodeId, address: &str, purpose: Purpose) -> Link {
+        let connector = Arc::clone(&self.connector);
+        Link::new(Arc::clone(&self.local), connector, id, address.to_owned(), purpose)
+    }
+
+    fn find(&self, id: NodeId) -> Option<Arc<PeerLinks>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     /// Asks another node to answer a call as leader. Dropping the future tells that node.
     pub async fn forward(&self, to: NodeId, call: Call) -> Result<Reply, ForwardError> {
-        let not_sent = |error: io::Error| ForwardError::NotSent(error.to_string());
-        let link = self.control(to).map_err(not_sent)?;
-        let answer = link.start(&Request::Call(call), true).await.map_err(not_sent)?;
+        let not_sent = |why: &dyn ToString| ForwardError::NotSent(why.to_string());
+        let links = self.find(to).ok_or_else(|| not_sent(&"no such member is known"))?;
+        let request = Request::Call(call);
+        let started = timeout(CONNECT_DEADLINE, links.control.start(&request, true)).await;
+        let mut answer = match started {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => {
+                return Err(ForwardError::Remote(ServiceError::Overloaded(error.to_string())));
+            }
+            Ok(Err(error)) => return Err(not_sent(&error)),
+            Err(error) => return Err(not_sent(&error)),
+        };
         match answer.wait().await {
             Ok(Response::Call(result)) => result.map_err(ForwardError::Remote),
             Ok(Response::Failed(why)) => Err(ForwardError::Broken(why)),
@@ -146,14 +227,11 @@ impl Peers {
     pub fn broadcast_beacon(&self, beacon: &Beacon) {
         let links: Vec<_> = {
             let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            links
-                .iter()
-                .filter(|(id, _)| **id != self.local.node_id)
-                .map(|(_, l)| Arc::clone(&l.control))
-                .collect()
+            let others = links.iter().filter(|(id, _)| **id != self.local.node_id);
+            others.map(|(_, links)| Arc::clone(links)).collect()
         };
         for link in links {
-            link.tell(&Request::Beacon(beacon.clone()));
+            link.control.tell(&Request::Beacon(beacon.clone()));
         }
     }
 
@@ -161,7 +239,7 @@ impl Peers {
     pub async fn probe(&self, id: NodeId) -> io::Result<ProbeReply> {
         match self.ask(id, &Request::Probe).await? {
             Response::Probe(reply) => Ok(reply),
-            _ => Err(io::Error::other("the answer is of another kind")),
+            other => Err(other.unexpected()),
         }
     }
 
@@ -169,7 +247,7 @@ impl Peers {
     pub async fn offer_birth(&self, id: NodeId, identity: Identity) -> io::Result<()> {
         match self.ask(id, &Request::Birth(identity)).await? {
             Response::Birth(result) => result.map_err(io::Error::other),
-            _ => Err(io::Error::other("the answer is of another kind")),
+            other => Err(other.unexpected()),
         }
     }
 
@@ -178,7 +256,6 @@ impl Peers {
     async fn ask(&self, id: NodeId, request: &Request) -> io::Result<Response> {
         let known = self.local.first_members.iter().find(|(member, _)| *member == id);
         let (_, address) = known.ok_or(io::ErrorKind::NotFound)?;
-        let link = Link::new(Arc::clone(&self.local), id, address.clone());
-        tokio::time::timeout(BIRTH_DEADLINE, link.ask(request)).await?
+        self.link(id, address, Purpose::Birth).ask(request, BIRTH_DEADLINE).await
     }
 }

@@ -1,17 +1,18 @@
-//! What travels between nodes, and its framing:
-//! `[length u32 LE][frame of the codec: request id, message]`.
+//! What travels between nodes. Every message is one frame of the codec, whose payload is a request
+//! id and the message; [`super::frame`] moves frames over a stream.
+//!
+//! Variants and fields are part of the protocol: a change of either is a new [`PROTOCOL`].
 
+use std::fmt;
 use std::io;
-use std::time::Duration;
 
 use oarlock_core::time::LeaseTime;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::raft::store::codec;
 use crate::raft::store::identity::Identity;
@@ -22,30 +23,78 @@ use crate::service::replicator::{Call, NodeId, Reply};
 /// Version of the protocol; both sides must speak the same.
 pub(super) const PROTOCOL: u16 = 1;
 
-/// Largest frame. An append carries at most some hundred entries of bounded size.
-const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Kinds of frames, so that none is taken for another before it is decoded.
+pub(super) const KIND_HELLO: u8 = 0x68;
+pub(super) const KIND_WELCOME: u8 = 0x77;
+pub(super) const KIND_REQUEST: u8 = 0x71;
+pub(super) const KIND_RESPONSE: u8 = 0x72;
 
-/// Bytes of a snapshot in one frame.
+/// Bytes of a snapshot in one frame: half of what such a frame may have.
 pub(super) const CHUNK_BYTES: usize = 512 * 1024;
 
-/// How long the rest of a frame may take once its length was read.
-const FRAME_DEADLINE: Duration = Duration::from_secs(10);
+/// What a connection is for; it carries nothing else, so that nothing small waits behind
+/// something large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// Log entries, in order.
+    Append,
+    /// Votes, heartbeats, transfers of leadership, forwarded calls and beacons.
+    Control,
+    /// Snapshots, in order.
+    Snapshot,
+    /// Questions and offers before there is a cluster.
+    Birth,
+}
 
-const KIND_MESSAGE: u8 = 0x71;
+impl Purpose {
+    /// Largest frame; a longer one is refused by its length alone.
+    ///
+    /// An append holds at least one entry, and an entry up to 4096 commands of at most 5 KiB: a
+    /// bound below that would stop replication for good.
+    pub(super) const fn frame_bytes_max(self) -> usize {
+        match self {
+            Self::Append => 32 * 1024 * 1024,
+            Self::Control => 16 * 1024 * 1024,
+            Self::Snapshot | Self::Birth => 1024 * 1024,
+        }
+    }
+}
+
+const _: () = assert!(
+    oarlock_core::limits::COMMANDS_PER_ENTRY_MAX
+        * (oarlock_core::limits::METADATA_BYTES_MAX
+            + oarlock_core::limits::NAME_BYTES_MAX
+            + oarlock_core::limits::OWNER_BYTES_MAX
+            + 512)
+        < Purpose::Append.frame_bytes_max(),
+    "the largest entry fits into a frame"
+);
 
 /// First frame of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     pub protocol: u16,
+    pub purpose: Purpose,
     /// `None` before birth.
     pub cluster_id: Option<u128>,
     pub from: NodeId,
+    /// Zero if it has none or does not know it.
     pub instance_id: u128,
     pub to: NodeId,
 }
 
-/// Answer to a hello: nothing to add, or why the connection is refused.
-pub type HelloReply = Result<(), String>;
+/// Who answered the hello.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// `None` before birth.
+    pub cluster_id: Option<u128>,
+    pub node_id: NodeId,
+    /// Zero if it has none or does not know it.
+    pub instance_id: u128,
+}
+
+/// Answer to a hello, or why the connection is refused.
+pub type HelloReply = Result<Welcome, String>;
 
 /// What a node says of itself before there is a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +130,7 @@ pub(super) enum Request {
     },
     SnapshotChunk {
         offset: u64,
-        bytes: Vec<u8>,
+        bytes: Bytes,
     },
     Call(Call),
     /// The caller of that request is gone. No answer.
@@ -90,6 +139,8 @@ pub(super) enum Request {
     Beacon(Beacon),
     Probe,
     Birth(Identity),
+    /// Nothing to ask; the answer shows that the peer lives.
+    Ping,
 }
 
 /// Answered by a peer.
@@ -103,40 +154,79 @@ pub(super) enum Response {
     Call(Result<Reply, ServiceError>),
     Probe(ProbeReply),
     Birth(Result<(), String>),
-    /// The peer could not: it is stopping, or its disk failed.
+    /// The peer could not: it is starting or stopping, or its disk failed.
     Failed(String),
+    Pong,
 }
 
-/// A whole frame with its length, ready to be written.
-pub(super) fn frame<T: Serialize>(id: u64, message: &T) -> Vec<u8> {
-    let mut bytes = vec![0; 4];
-    codec::frame(KIND_MESSAGE, 0, &mut bytes, |out| {
+impl Response {
+    /// What an answer means that was not the one to come.
+    pub(super) fn unexpected(self) -> io::Error {
+        match self {
+            Self::Failed(why) => io::Error::other(why),
+            Self::Append(_)
+            | Self::Vote(_)
+            | Self::Transfer(_)
+            | Self::SnapshotWanted
+            | Self::Snapshot(_)
+            | Self::Call(_)
+            | Self::Probe(_)
+            | Self::Birth(_)
+            | Self::Pong => io::Error::other("the answer is of another kind"),
+        }
+    }
+}
+
+/// Bytes that are encoded as one piece; serde takes a `Vec<u8>` for a list of numbers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bytes(pub(super) Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_byte_buf(BytesVisitor)
+    }
+}
+
+struct BytesVisitor;
+
+impl Visitor<'_> for BytesVisitor {
+    type Value = Bytes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+        Ok(Bytes(bytes.to_owned()))
+    }
+
+    fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+        Ok(Bytes(bytes))
+    }
+}
+
+/// A message as a whole frame, ready to be written.
+pub(super) fn frame<T: Serialize>(kind: u8, id: u64, message: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::frame(kind, 0, &mut bytes, |out| {
         out.extend_from_slice(&id.to_le_bytes());
         codec::encode_into(message, out);
     });
-    let length = u32::try_from(bytes.len() - 4).unwrap_or(u32::MAX);
-    bytes[..4].copy_from_slice(&length.to_le_bytes());
     bytes
 }
 
-/// Reads one frame; waits for its first byte without a deadline, for the rest with one.
-pub(super) async fn read<T: DeserializeOwned>(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-) -> io::Result<(u64, T)> {
-    let length = stream.read_u32_le().await? as usize;
-    if length > FRAME_BYTES_MAX {
-        return Err(io::Error::other(format!("a frame of {length} bytes is over the bound")));
-    }
-    // Grows with what really arrives, not with what the length claims.
-    buffer.clear();
-    let mut rest = stream.take(length as u64);
-    let read = tokio::time::timeout(FRAME_DEADLINE, rest.read_to_end(buffer)).await;
-    let read = read.map_err(|_| io::Error::other("a frame stalled half way"))??;
-    if read != length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let frame = codec::parse(buffer, 0)?;
-    let (id, body) = frame.payload.split_first_chunk::<8>().ok_or(codec::CodecError::Short)?;
-    Ok((u64::from_le_bytes(*id), codec::decode(body)?))
+/// A request as a frame.
+pub(super) fn request(id: u64, request: &Request) -> Vec<u8> {
+    frame(KIND_REQUEST, id, request)
+}
+
+/// A response as a frame.
+pub(super) fn response(id: u64, response: &Response) -> Vec<u8> {
+    frame(KIND_RESPONSE, id, response)
 }

@@ -1,0 +1,129 @@
+//! What a listener needs of Raft, so that it depends on no state machine and tests can stand in.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use futures_util::FutureExt;
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::SnapshotOf;
+
+use crate::raft::store::snapshot::{Incoming, SnapshotFile};
+use crate::raft::store::snapshots::Snapshots;
+use crate::raft::types::{Member, RaftHandle, SnapshotMeta, TypeConfig, Vote};
+use crate::service::replicator::{BoxFuture, NodeId};
+
+/// Raft on this node, as its peers reach it. An error says that Raft stops.
+pub trait RaftPeer: Send + Sync + 'static {
+    /// Requests count as received in the order in which the returned futures are first polled.
+    fn append(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+    ) -> BoxFuture<io::Result<AppendEntriesResponse<TypeConfig>>>;
+    fn vote(&self, rpc: VoteRequest<TypeConfig>)
+    -> BoxFuture<io::Result<VoteResponse<TypeConfig>>>;
+    fn pre_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+    ) -> BoxFuture<io::Result<VoteResponse<TypeConfig>>>;
+    fn transfer(
+        &self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+    ) -> BoxFuture<io::Result<TransferLeaderResponse<TypeConfig>>>;
+    /// Where a snapshot can be received. Blocks for the disk.
+    fn receive(&self) -> io::Result<Incoming>;
+    /// Installs a snapshot that was received and verified.
+    fn install(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> BoxFuture<io::Result<SnapshotResponse<TypeConfig>>>;
+    /// What the membership knows of a node.
+    fn member(&self, id: NodeId) -> Option<Member>;
+}
+
+/// openraft, and where its snapshots go.
+impl RaftPeer for (RaftHandle, Arc<Snapshots>) {
+    fn append(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+    ) -> BoxFuture<io::Result<AppendEntriesResponse<TypeConfig>>> {
+        let raft = self.0.clone();
+        async move { raft.append_entries(rpc).await.map_err(io::Error::other) }.boxed()
+    }
+
+    fn vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+    ) -> BoxFuture<io::Result<VoteResponse<TypeConfig>>> {
+        let raft = self.0.clone();
+        async move { raft.vote(rpc).await.map_err(io::Error::other) }.boxed()
+    }
+
+    fn pre_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+    ) -> BoxFuture<io::Result<VoteResponse<TypeConfig>>> {
+        let raft = self.0.clone();
+        async move { raft.pre_vote(rpc).await.map_err(io::Error::other) }.boxed()
+    }
+
+    fn transfer(
+        &self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+    ) -> BoxFuture<io::Result<TransferLeaderResponse<TypeConfig>>> {
+        let raft = self.0.clone();
+        async move { raft.handle_transfer_leader(rpc).await.map_err(io::Error::other) }.boxed()
+    }
+
+    fn receive(&self) -> io::Result<Incoming> {
+        self.1.receive()
+    }
+
+    fn install(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> BoxFuture<io::Result<SnapshotResponse<TypeConfig>>> {
+        let raft = self.0.clone();
+        async move {
+            let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot };
+            raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)
+        }
+        .boxed()
+    }
+
+    fn member(&self, id: NodeId) -> Option<Member> {
+        let metrics = self.0.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let mut nodes = metrics.membership_config.nodes();
+        nodes.find(|(known, _)| **known == id).map(|(_, member)| member.clone())
+    }
+}
+
+/// Holds Raft once this node runs it.
+#[derive(Default)]
+pub struct RaftSlot(OnceLock<Arc<dyn RaftPeer>>);
+
+impl RaftSlot {
+    /// Raft is there. False if it was before.
+    pub fn set(&self, raft: impl RaftPeer) -> bool {
+        self.0.set(Arc::new(raft)).is_ok()
+    }
+
+    pub(super) fn get(&self) -> io::Result<&Arc<dyn RaftPeer>> {
+        self.0.get().ok_or_else(|| io::Error::other("this node is starting"))
+    }
+}
+
+impl fmt::Debug for RaftSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RaftSlot({})", if self.0.get().is_some() { "running" } else { "empty" })
+    }
+}
