@@ -51,6 +51,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.silence_max = silence_max;
     }
 
+    /// The stream below, for tests that speak for a peer.
+    #[cfg(test)]
+    pub(super) fn stream_mut(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
     /// The next message and its request id. `UnexpectedEof` means that the peer hung up between
     /// two frames, `InvalidData` that it sent what is not a message of this kind.
     pub(super) async fn next<T: DeserializeOwned>(&mut self, kind: u8) -> io::Result<(u64, T)> {

@@ -1,1 +1,8 @@
-//! Tests.
+//! Two ends of the transport against each other, and each against a peer that misbehaves.
+
+mod calls;
+mod fake;
+mod frames;
+mod hello;
+mod rpcs;
+mod silence;
