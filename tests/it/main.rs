@@ -15,3 +15,4 @@ mod disks;
 mod http;
 mod kills;
 mod leaders;
+mod pipelines;
