@@ -59,6 +59,8 @@ pub struct Config {
     pub log_segment_bytes: u64,
     /// Page cache of the state view.
     pub sled_cache_bytes: u64,
+    /// Disk space kept in reserve. With less than that free, no new locks are granted.
+    pub reserve_bytes: u64,
     /// Client connections at once.
     pub connections_max: usize,
     /// Allows a listener on other than loopback addresses without TLS.
@@ -88,6 +90,7 @@ impl Default for Config {
             snapshot_log_entries: 50_000,
             log_segment_bytes: 16 * 1024 * 1024,
             sled_cache_bytes: 64 * 1024 * 1024,
+            reserve_bytes: 64 * 1024 * 1024,
             connections_max: 10_000,
             insecure_bind: false,
             log_level: "info".to_owned(),
