@@ -134,9 +134,12 @@ impl Config {
     ) -> Result<Self, ConfigErrors> {
         let mut table: toml::Table =
             text.parse().map_err(|error| ConfigErrors(vec![format!("{error}")]))?;
+        let settings = toml::Table::try_from(Self::default())
+            .map_err(|error| ConfigErrors(vec![format!("{error}")]))?;
         for (name, value) in variables {
             let setting = name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase();
-            if setting == "endpoints" {
+            // Others carry this prefix too: endpoints of the command line, tokens, scripts.
+            if !settings.contains_key(&setting) {
                 continue;
             }
             // A number, a truth value or a list where it reads as one, else a text.
@@ -188,6 +191,12 @@ mod tests {
         let number = ("OARLOCK_SNAPSHOT_LOG_ENTRIES".to_owned(), "77".to_owned());
         let config = Config::parse("log_level = \"warn\"", [variable, number]).expect("valid");
         assert_eq!((config.log_level.as_str(), config.snapshot_log_entries), ("debug", 77));
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        let variable = ("OARLOCK_BIN".to_owned(), "/usr/bin/oarlock".to_owned());
+        assert_eq!(Config::parse("", [variable]), Ok(Config::default()));
     }
 
     #[test]
