@@ -21,6 +21,7 @@ use crate::raft::store::files::{DirectoryLock, Disk};
 use crate::raft::store::identity::Identity;
 use crate::raft::store::log::{Fatal, LogOptions, LogStore};
 use crate::raft::store::machine::MachineHandle;
+use crate::raft::store::reserve::{DiskReserve, DiskState};
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::start::{self, LogFacts};
 use crate::raft::transport::inbound::{self, Handlers};
@@ -36,6 +37,9 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Calls in flight at a stop are answered within this time.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How often the disk is looked at; at full speed it takes longer than this to fill the reserve.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pace of the disk use gauges.
 const SIZES_INTERVAL: Duration = Duration::from_secs(2);
@@ -92,8 +96,10 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     let started = start_raft(&config, store, identity.cluster_id, &peers).await?;
     let Started { raft, machine } = started;
     let snapshots = machine.snapshots();
-    let replicator =
-        replicator(&config, &identity, raft.clone(), machine.clone(), &peers, &metrics);
+    let reserve = DiskReserve::open(&dir, config.reserve_bytes);
+    let reserve = Arc::new(reserve.map_err(because("take the disk reserve"))?);
+    let parts = (raft.clone(), machine.clone(), Arc::clone(&reserve));
+    let replicator = replicator(&config, &identity, parts, &peers, &metrics);
     let observer = Arc::clone(&metrics);
     let ids = Box::new(random_u128);
     let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
@@ -105,6 +111,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
         let service = Arc::clone(&service);
         async move { service.expire().await }
     });
+    tasks.spawn(watch_disk(reserve, Arc::clone(&replicator)));
     tasks.spawn(watch_sizes(
         log,
         Arc::clone(&snapshots),
@@ -124,8 +131,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
 fn replicator(
     config: &Config,
     identity: &Identity,
-    raft: RaftHandle,
-    machine: MachineHandle,
+    (raft, machine, reserve): (RaftHandle, MachineHandle, Arc<DiskReserve>),
     peers: &Arc<Peers>,
     metrics: &Arc<Metrics>,
 ) -> Arc<RaftReplicator> {
@@ -139,6 +145,7 @@ fn replicator(
         heartbeat_interval: Duration::from_millis(config.heartbeat_interval_ms),
         election_timeout_min: Duration::from_millis(config.election_timeout_min_ms),
         election_timeout_max: Duration::from_millis(config.election_timeout_max_ms),
+        disk_is_low: Box::new(move || reserve.state() == DiskState::Low),
         observe_commit: Box::new(move |took, commands| metrics.commit(took, commands)),
     })
 }
@@ -303,6 +310,33 @@ async fn remember_joining(
         && let Err(error) = save_joined(&identity, &dir, &local)
     {
         tracing::error!(%error, "writing the identity failed");
+    }
+}
+
+/// Looks at the disk. When it is nearly full the reserve is given back, so that releases and
+/// snapshots pass, and leadership moves to a node that has room.
+async fn watch_disk(reserve: Arc<DiskReserve>, replicator: Arc<RaftReplicator>) {
+    let mut ticks = tokio::time::interval(DISK_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let before = reserve.state();
+        let looking = Arc::clone(&reserve);
+        let looked = tokio::task::spawn_blocking(move || {
+            let state = looking.check()?;
+            if state == DiskState::Low && before == DiskState::Enough {
+                looking.release()?;
+            }
+            Ok::<_, io::Error>(state)
+        });
+        match looked.await {
+            Ok(Ok(DiskState::Low)) if before == DiskState::Enough => {
+                let _in_time_or_by_election =
+                    tokio::time::timeout(HAND_OVER_DEADLINE, hand_over(&replicator)).await;
+            }
+            Ok(Ok(DiskState::Low | DiskState::Enough)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "looking at the disk failed"),
+            Err(error) => tracing::error!(%error, "looking at the disk panicked"),
+        }
     }
 }
 

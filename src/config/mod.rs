@@ -59,6 +59,8 @@ pub struct Config {
     pub log_segment_bytes: u64,
     /// Page cache of the state view.
     pub sled_cache_bytes: u64,
+    /// Disk space kept in reserve. With less than that free, no new locks are granted.
+    pub reserve_bytes: u64,
     /// Client connections at once.
     pub connections_max: usize,
     /// Allows a listener on other than loopback addresses without TLS.
@@ -88,6 +90,7 @@ impl Default for Config {
             snapshot_log_entries: 50_000,
             log_segment_bytes: 16 * 1024 * 1024,
             sled_cache_bytes: 64 * 1024 * 1024,
+            reserve_bytes: 64 * 1024 * 1024,
             connections_max: 10_000,
             insecure_bind: false,
             log_level: "info".to_owned(),
@@ -131,9 +134,12 @@ impl Config {
     ) -> Result<Self, ConfigErrors> {
         let mut table: toml::Table =
             text.parse().map_err(|error| ConfigErrors(vec![format!("{error}")]))?;
+        let settings = toml::Table::try_from(Self::default())
+            .map_err(|error| ConfigErrors(vec![format!("{error}")]))?;
         for (name, value) in variables {
             let setting = name.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase();
-            if setting == "endpoints" {
+            // Others carry this prefix too: endpoints of the command line, tokens, scripts.
+            if !settings.contains_key(&setting) {
                 continue;
             }
             // A number, a truth value or a list where it reads as one, else a text.
@@ -185,6 +191,12 @@ mod tests {
         let number = ("OARLOCK_SNAPSHOT_LOG_ENTRIES".to_owned(), "77".to_owned());
         let config = Config::parse("log_level = \"warn\"", [variable, number]).expect("valid");
         assert_eq!((config.log_level.as_str(), config.snapshot_log_entries), ("debug", 77));
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        let variable = ("OARLOCK_BIN".to_owned(), "/usr/bin/oarlock".to_owned());
+        assert_eq!(Config::parse("", [variable]), Ok(Config::default()));
     }
 
     #[test]

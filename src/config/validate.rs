@@ -104,6 +104,9 @@ fn sizes(config: &Config, problems: &mut Vec<String>) {
     if config.sled_cache_bytes < 1024 * 1024 {
         problems.push("sled_cache_bytes is at least 1048576 (1 MiB).".into());
     }
+    if config.reserve_bytes < 1024 * 1024 {
+        problems.push("reserve_bytes is at least 1048576 (1 MiB).".into());
+    }
     if config.connections_max == 0 {
         problems.push("connections_max is at least 1.".into());
     }

@@ -92,7 +92,7 @@ pub struct Ended {
 }
 
 /// Why a lease or session is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EndReason {
     /// Its holder released it, or left the queue.
     Released,

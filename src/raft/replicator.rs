@@ -45,6 +45,8 @@ pub struct Parts {
     pub heartbeat_interval: Duration,
     pub election_timeout_min: Duration,
     pub election_timeout_max: Duration,
+    /// Whether the disk of this node has room for its reserve only.
+    pub disk_is_low: Box<dyn Fn() -> bool + Send + Sync>,
     /// Hears commit latency and commands per entry.
     pub observe_commit: Box<dyn Fn(Duration, usize) + Send + Sync>,
 }
@@ -62,6 +64,7 @@ pub struct RaftReplicator {
     leadership: watch::Sender<Leadership>,
     alone: Arc<AtomicBool>,
     heard: Mutex<Option<(Beacon, Instant)>>,
+    disk_is_low: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl RaftReplicator {
@@ -96,6 +99,7 @@ impl RaftReplicator {
             leadership: watch::Sender::new(Leadership::default()),
             alone,
             heard: Mutex::new(None),
+            disk_is_low: parts.disk_is_low,
         })
     }
 
@@ -261,8 +265,29 @@ fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What a full disk refuses: all that makes the state grow.
+fn takes_room(command: &Command) -> bool {
+    match command {
+        Command::Acquire(_) | Command::OpenSession(_) => true,
+        Command::Advance
+        | Command::Attach { .. }
+        | Command::Detach { .. }
+        | Command::DetachAll
+        | Command::Renew { .. }
+        | Command::Release { .. }
+        | Command::ForceRelease { .. }
+        | Command::RenewSession { .. }
+        | Command::CloseSession { .. } => false,
+    }
+}
+
 impl Replicator for RaftReplicator {
     async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        if (self.disk_is_low)() && takes_room(&command) {
+            return Err(ProposeError::NotDone(
+                "the disk of the leader is nearly full; releases still pass",
+            ));
+        }
         let (reply, heard) = oneshot::channel();
         self.batcher.submit(command, Some(reply))?;
         heard.await.unwrap_or(Err(ProposeError::Unknown("this node is stopping")))

@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use crate::http::{Answer, ask};
 
 /// Conditions come true within this time, on slow machines too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-pub struct Node {
-    pub id: u64,
-    pub api: String,
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) api: String,
     child: Option<Child>,
 }
 
-pub struct Cluster {
-    pub dir: tempfile::TempDir,
-    pub nodes: Vec<Node>,
+pub(crate) struct Cluster {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) nodes: Vec<Node>,
 }
 
 /// Waits until the condition holds.
-pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = condition() {
@@ -43,12 +43,12 @@ fn free_ports(count: usize) -> Vec<u16> {
 
 impl Cluster {
     /// Three nodes, ready.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with("")
     }
 
     /// Three nodes with further settings.
-    pub fn with(settings: &str) -> Self {
+    pub(crate) fn with(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ports = free_ports(6);
         let members: Vec<String> = (0..3)
@@ -62,8 +62,9 @@ impl Cluster {
             let (id, api, peer) = (n as u64 + 1, ports[2 * n], ports[2 * n + 1]);
             let data = dir.path().join(format!("node{id}"));
             let text = format!(
-                "node_id = {id}\ndata_dir = {data:?}\napi_address = \"127.0.0.1:{api}\"\n\
+                "node_id = {id}\ndata_dir = \"{}\"\napi_address = \"127.0.0.1:{api}\"\n\
                  peer_address = \"127.0.0.1:{peer}\"\nmembers = [{}]\n{settings}\n",
+                data.display(),
                 members.join(", ")
             );
             fs::write(dir.path().join(format!("node{id}.toml")), text).expect("a config");
@@ -75,16 +76,16 @@ impl Cluster {
         cluster
     }
 
-    pub fn api(&self, id: u64) -> &str {
+    pub(crate) fn api(&self, id: u64) -> &str {
         &self.nodes[id as usize - 1].api
     }
 
-    pub fn data(&self, id: u64) -> PathBuf {
+    pub(crate) fn data(&self, id: u64) -> PathBuf {
         self.dir.path().join(format!("node{id}"))
     }
 
     /// Starts a node that does not run.
-    pub fn restart(&mut self, id: u64) {
+    pub(crate) fn restart(&mut self, id: u64) {
         let path = self.dir.path().join(format!("node{id}.log"));
         let log = fs::File::options().create(true).append(true).open(path).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_oarlock"))
@@ -98,25 +99,25 @@ impl Cluster {
         self.nodes[id as usize - 1].child = Some(child);
     }
 
-    pub fn log(&self, id: u64) -> String {
+    pub(crate) fn log(&self, id: u64) -> String {
         fs::read_to_string(self.dir.path().join(format!("node{id}.log"))).unwrap_or_default()
     }
 
-    pub fn wait_ready(&self, id: u64) {
+    pub(crate) fn wait_ready(&self, id: u64) {
         eventually(&format!("node {id} is ready; its log:\n{}", self.log(id)), || {
             (self.get(id, "/readyz").ok()?.status == 200).then_some(())
         });
     }
 
     /// Sends a signal by name, such as `-9` or `-STOP`.
-    pub fn signal(&self, id: u64, signal: &str) {
+    pub(crate) fn signal(&self, id: u64, signal: &str) {
         let child = self.nodes[id as usize - 1].child.as_ref().expect("it runs");
         let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// kill -9, and waits until the process is gone.
-    pub fn kill(&mut self, id: u64) {
+    pub(crate) fn kill(&mut self, id: u64) {
         if let Some(mut child) = self.nodes[id as usize - 1].child.take() {
             child.kill().expect("it can be killed");
             child.wait().expect("it is gone");
@@ -124,7 +125,7 @@ impl Cluster {
     }
 
     /// Waits until a node ended by itself; its exit code.
-    pub fn wait_exit(&mut self, id: u64) -> i32 {
+    pub(crate) fn wait_exit(&mut self, id: u64) -> i32 {
         let child = self.nodes[id as usize - 1].child.as_mut().expect("it ran");
         let until = Instant::now() + PATIENCE;
         loop {
@@ -137,12 +138,12 @@ impl Cluster {
         }
     }
 
-    pub fn get(&self, id: u64, path: &str) -> io::Result<Answer> {
+    pub(crate) fn get(&self, id: u64, path: &str) -> io::Result<Answer> {
         ask(self.api(id), "GET", path, "", Duration::from_secs(20))
     }
 
     /// Asks some node until one answers with something else than 503 or 504.
-    pub fn insist(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(crate) fn insist(&self, method: &str, path: &str, body: &str) -> Answer {
         let mut turn = 0;
         eventually(&format!("{method} {path} {body}"), || {
             turn += 1;
@@ -153,12 +154,12 @@ impl Cluster {
         })
     }
 
-    pub fn acquire(&self, name: &str, body: &str) -> Answer {
+    pub(crate) fn acquire(&self, name: &str, body: &str) -> Answer {
         self.insist("POST", &format!("/v1/locks/{name}"), body)
     }
 
     /// The node that leads, as the others than `except` see it.
-    pub fn leader(&self, except: Option<u64>) -> u64 {
+    pub(crate) fn leader(&self, except: Option<u64>) -> u64 {
         eventually("somebody leads", || {
             let ids =
                 self.nodes.iter().filter(|node| node.child.is_some() && Some(node.id) != except);

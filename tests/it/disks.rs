@@ -118,7 +118,7 @@ fn a_node_with_an_emptied_directory_does_not_vote_and_says_how_to_rejoin() {
     assert_ne!(cluster.wait_exit(follower), 0);
     let log = cluster.log(follower);
     assert!(log.contains("must not vote") && log.contains("new id"), "{log}");
-    fill(&cluster, 5);
+    assert_eq!(cluster.acquire("after", r#"{"owner":"a","ttl_ms":1000}"#).status, 200);
 }
 
 #[test]
@@ -133,4 +133,36 @@ fn a_second_process_on_a_directory_is_refused() {
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("another"), "{text}");
+}
+
+#[test]
+fn with_a_full_disk_releases_pass_new_locks_are_refused_and_work_resumes() {
+    let mut cluster = Cluster::start();
+    let held = cluster.acquire("held", r#"{"owner":"h","ttl_ms":600000}"#);
+    // No disk has this much room, so every node sees itself as nearly full.
+    let restart_all = |cluster: &mut Cluster, change: &dyn Fn(String) -> String| {
+        for id in 1..=3 {
+            cluster.kill(id);
+            let path = cluster.dir.path().join(format!("node{id}.toml"));
+            let text = change(fs::read_to_string(&path).expect("read"));
+            fs::write(&path, text).expect("written");
+        }
+        (1..=3).for_each(|id| cluster.restart(id));
+        (1..=3).for_each(|id| cluster.wait_ready(id));
+    };
+    let huge = "\nreserve_bytes = 1000000000000000\n";
+    restart_all(&mut cluster, &|text| text + huge);
+    let path = "/v1/locks/new";
+    let refused = eventually("a refusal that says why", || {
+        let body = r#"{"owner":"n","ttl_ms":1000}"#;
+        let answer =
+            crate::http::ask(cluster.api(1), "POST", path, body, crate::cluster::PATIENCE).ok()?;
+        assert_ne!(answer.status, 200, "{answer:?}");
+        answer.text("detail").contains("disk").then_some(answer)
+    });
+    assert_eq!((refused.status, refused.text("outcome").as_str()), (503, "not_done"));
+    let released = cluster.insist("DELETE", &format!("/v1/leases/{}", held.text("lease_id")), "");
+    assert_eq!(released.status, 200);
+    restart_all(&mut cluster, &|text| text.replace(huge, ""));
+    assert_eq!(cluster.acquire("new", r#"{"owner":"n","ttl_ms":1000}"#).status, 200);
 }

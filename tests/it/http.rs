@@ -9,23 +9,23 @@ use serde_json::Value;
 
 /// An answer: status and JSON body (null if there is none).
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
 }
 
 impl Answer {
-    pub fn text(&self, field: &str) -> String {
+    pub(crate) fn text(&self, field: &str) -> String {
         self.body[field].as_str().unwrap_or_default().to_owned()
     }
 
-    pub fn number(&self, field: &str) -> u64 {
+    pub(crate) fn number(&self, field: &str) -> u64 {
         self.body[field].as_u64().unwrap_or_default()
     }
 }
 
 /// Sends a request and leaves without reading the answer.
-pub fn send_only(
+pub(crate) fn send_only(
     address: &str,
     method: &str,
     path: &str,
@@ -41,7 +41,7 @@ pub fn send_only(
 }
 
 /// Asks once; an error is a connection that failed or broke, or no answer within the deadline.
-pub fn ask(
+pub(crate) fn ask(
     address: &str,
     method: &str,
     path: &str,

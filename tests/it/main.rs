@@ -1,6 +1,13 @@
 //! Tests across processes: real nodes, real disks, real kills. Each test has a cluster of its own.
 //! They wait for conditions; the deadlines only keep a failure from hanging.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "node numbers are small, a test may block its own thread between two looks, and a failure shows its logs"
+)]
+
 mod clients;
 mod cluster;
 mod dev;
@@ -8,3 +15,4 @@ mod disks;
 mod http;
 mod kills;
 mod leaders;
+mod pipelines;

@@ -7,7 +7,7 @@
 
 mod naive;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_core::command::{
     Acquire, Command, Entry, ForceTarget, LEVEL, LeaseTerm, Mode, OpenSession,
@@ -310,8 +310,8 @@ proptest! {
 #[test]
 fn the_random_commands_reach_every_refusal_and_every_end() {
     let mut runner = TestRunner::new(config(300));
-    let mut refusals = HashSet::new();
-    let mut ends = HashSet::new();
+    let mut refusals = BTreeSet::new();
+    let mut ends = BTreeSet::new();
     for _ in 0..300 {
         let steps = any_steps(80).new_tree(&mut runner).expect("a sequence").current();
         let mut machine = Machine::with_limits(small_limits());

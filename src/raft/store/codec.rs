@@ -168,4 +168,35 @@ mod tests {
     fn a_huge_length_allocates_nothing() {
         assert!(decode::<Vec<u8>>(&[253, 255, 255, 255, 255, 255, 255, 255, 255]).is_err());
     }
+
+    /// A change of these bytes is a change of the format: logs and peers of other builds would no
+    /// longer be understood. It needs a new version, not a new expectation.
+    #[test]
+    fn the_bytes_of_a_log_entry_are_fixed() {
+        use oarlock_core::command::{Acquire, Command, Entry, LeaseTerm, Mode};
+        use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, RequestId};
+        use oarlock_core::time::{Grace, LeaseTime, Ttl, Wait};
+
+        let acquire = Acquire {
+            lease_id: LeaseId(0x0102),
+            name: LockName::new("a/b").expect("a name"),
+            owner: Owner::new("me").expect("an owner"),
+            mode: Mode::Shared,
+            term: LeaseTerm::Ttl(Ttl::new(1000).expect("a TTL")),
+            wait: Wait::new(0).expect("a wait"),
+            grace: Grace::new(5000).expect("a grace"),
+            request_id: Some(RequestId(7)),
+            metadata: Metadata::default(),
+        };
+        let commands = vec![
+            (LeaseTime(5), Command::Acquire(acquire)),
+            (LeaseTime(6), Command::Release { lease_id: LeaseId(9) }),
+        ];
+        let entry = Entry { level: 1, wall_ms: 250, commands };
+        let bytes = encode(&entry);
+        let hex: String =
+            bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        assert_eq!(hex, "01fa020501fb020103612f62026d650100fbe80300fb8813010700060609");
+        assert_eq!(decode::<Entry>(&bytes), Ok(entry));
+    }
 }

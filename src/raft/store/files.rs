@@ -1,7 +1,7 @@
 //! The file layer under the log, small enough to be replaced: everything that decides durability
 //! is one of these calls, so a test can fail or crash at each of them.
 //!
-//! The real one is [`Disk`]. [`memory::MemoryFiles`] keeps what is synced apart from what is not.
+//! The real one is [`Disk`]. `memory::MemoryFiles`, for tests, keeps what is synced apart from what is not.
 
 #[cfg(test)]
 pub mod memory;
