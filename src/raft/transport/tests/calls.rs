@@ -32,18 +32,18 @@ enum Seen {
 }
 
 /// Tells when it is dropped.
-struct Guard(u32, mpsc::UnboundedSender<Seen>);
+struct Guard(u32, mpsc::Sender<Seen>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _test_may_be_over = self.1.send(Seen::Dropped(self.0));
+        let _test_may_be_over = self.1.try_send(Seen::Dropped(self.0));
     }
 }
 
 /// Answers calls with their limit as the time; each needs a permit.
-fn answer_calls(node: &Node) -> (Arc<Semaphore>, mpsc::UnboundedReceiver<Seen>) {
+fn answer_calls(node: &Node) -> (Arc<Semaphore>, mpsc::Receiver<Seen>) {
     let permits = Arc::new(Semaphore::new(0));
-    let (seen, seeing) = mpsc::unbounded_channel();
+    let (seen, seeing) = mpsc::channel(4096);
     let gate = Arc::clone(&permits);
     let answer = move |call: Call| {
         let (gate, seen) = (Arc::clone(&gate), seen.clone());
@@ -52,7 +52,7 @@ fn answer_calls(node: &Node) -> (Arc<Semaphore>, mpsc::UnboundedReceiver<Seen>) 
                 return Err(ServiceError::NoLeader);
             };
             assert_ne!(limit, u32::MAX, "a handler that panics");
-            let _test_may_be_over = seen.send(Seen::Begun(limit));
+            let _test_may_be_over = seen.try_send(Seen::Begun(limit));
             let _guard = Guard(limit, seen);
             gate.acquire().await.expect("open").forget();
             Ok(reply(u64::from(limit)))

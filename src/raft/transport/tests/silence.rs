@@ -40,7 +40,7 @@ fn node() -> (Arc<Peers>, mpsc::Receiver<DuplexStream>) {
 /// Answers the hello as node 2 would, and then nothing more.
 async fn welcome(far: &mut mpsc::Receiver<DuplexStream>) -> (Purpose, FrameReader<DuplexStream>) {
     let stream = far.recv().await.expect("a connection");
-    let mut reader = FrameReader::new(stream, 1024 * 1024, Duration::from_secs(3600));
+    let mut reader = FrameReader::new(stream, 1024 * 1024, Duration::from_hours(1));
     let (_, hello) = reader.next::<Hello>(KIND_HELLO).await.expect("hello");
     let reply: HelloReply =
         Ok(Welcome { cluster_id: Some(CLUSTER), node_id: 2, instance_id: member(2).instance_id });
@@ -96,7 +96,7 @@ async fn a_call_may_wait_as_long_as_the_peer_answers_pings() {
                 other => panic!("{other:?}"),
             };
             reader.stream_mut().write_all(&answer).await.expect("write");
-            if let Some(id) = waiting.filter(|_| begun.elapsed() > Duration::from_secs(3600)) {
+            if let Some(id) = waiting.filter(|_| begun.elapsed() > Duration::from_hours(1)) {
                 let done = wire::response(id, &Response::Failed("done".to_owned()));
                 reader.stream_mut().write_all(&done).await.expect("write");
                 return reader;
@@ -243,7 +243,7 @@ fn listener() -> (mpsc::Sender<DuplexStream>, tokio::task::JoinHandle<()>) {
 
 async fn hangs_up(reader: &mut FrameReader<DuplexStream>) -> bool {
     let ended = reader.next::<Response>(KIND_RESPONSE);
-    matches!(timeout(Duration::from_secs(600), ended).await, Ok(Err(_)))
+    matches!(timeout(Duration::from_mins(10), ended).await, Ok(Err(_)))
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +252,7 @@ async fn a_connection_that_says_no_hello_is_cut() {
     let (near, far) = tokio::io::duplex(1024);
     connect.send(far).await.expect("sent");
     let begun = Instant::now();
-    let mut reader = FrameReader::new(near, 1024, Duration::from_secs(3600));
+    let mut reader = FrameReader::new(near, 1024, Duration::from_hours(1));
     assert!(hangs_up(&mut reader).await);
     assert_eq!(after(begun).as_secs(), 5);
     serving.abort();
@@ -267,7 +267,7 @@ async fn a_peer_that_stalls_inside_or_between_frames_is_cut() {
         let local = Local::new(1, vec![], Some(identity(1, CLUSTER)));
         let hello = wire::frame(KIND_HELLO, 0, &local.hello(2, Purpose::Control));
         near.write_all(&hello).await.expect("write");
-        let mut reader = FrameReader::new(near, 1024, Duration::from_secs(3600));
+        let mut reader = FrameReader::new(near, 1024, Duration::from_hours(1));
         let (_, reply) = reader.next::<HelloReply>(KIND_WELCOME).await.expect("a reply");
         reply.expect("welcome");
         let half = &wire::request(1, &Request::Ping)[..bytes];
