@@ -1,7 +1,7 @@
 //! What travels between nodes. Every message is one frame of the codec, whose payload is a request
 //! id and the message; [`super::frame`] moves frames over a stream.
 //!
-//! Variants and fields are part of the protocol: a change of either is a new [`PROTOCOL`].
+//! Variants and fields are part of the protocol: a change of either is a new `PROTOCOL`.
 
 use std::fmt;
 use std::io;
