@@ -1,5 +1,5 @@
 //! What travels between nodes. Every message is one frame of the codec, whose payload is a request
-//! id and the message; [`super::frame`] moves frames over a stream.
+//! id and the message; the module `frame` moves frames over a stream.
 //!
 //! Variants and fields are part of the protocol: a change of either is a new `PROTOCOL`.
 
