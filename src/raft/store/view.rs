@@ -12,6 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::machine::Machine;
@@ -19,6 +20,12 @@ use sled::IVec;
 
 use crate::raft::store::codec;
 use crate::raft::types::{LogId, StoredMembership};
+
+/// Pause between two tries to open a sled that is still closing.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Such tries: ten seconds in all, far more than sled's jobs take.
+const LOCKED_TRIES_MAX: u32 = 500;
 
 /// Format of the view. Another one is rebuilt, never converted.
 const FORMAT: u8 = 1;
@@ -325,7 +332,7 @@ impl View {
             .path(path)
             .cache_capacity(options.cache_bytes)
             .flush_every_ms(Some(500));
-        let (db, sum, position) = (config.open()?, RowSum::default(), Position::default());
+        let (db, sum, position) = (open_unlocked(&config)?, RowSum::default(), Position::default());
         Ok(Self { path: path.to_owned(), db, options, sum, position })
     }
 
@@ -396,6 +403,23 @@ fn sync_tree(path: &Path) -> io::Result<()> {
     }
     File::open(path)?.sync_all()?;
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// Opens sled, and waits while its file is still locked: a closed sled of this process lets go only
+/// when its last background job ends. Another process cannot hold it, the directory is ours.
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    let mut left = LOCKED_TRIES_MAX;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if left > 0 && error.to_string().contains("could not acquire lock") =>
+            {
+                left -= 1;
+                std::thread::park_timeout(LOCKED_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 #[cfg(test)]
