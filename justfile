@@ -20,3 +20,7 @@ dev *arguments:
 # The whole-system benchmark, with the optimized build.
 bench *arguments:
     cargo run --release --locked -- bench {{arguments}}
+
+# Fuzzes the API of a cluster from its own description, with so many examples for each call.
+fuzz-api examples="500" seed="1":
+    tests/clients/fuzz.sh {{examples}} {{seed}}

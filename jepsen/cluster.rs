@@ -1,4 +1,5 @@
-//! Three node processes on free loopback ports, killed when this goes out of scope.
+//! The node processes, in namespaces of their own or on free loopback ports, killed when this goes
+//! out of scope.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,67 +10,114 @@ use std::time::Duration;
 use oarlock_client::{Client, Options};
 use tokio::process::{Child, Command};
 
-const NODES: usize = 3;
+use crate::network::Network;
+
+/// How long a node that was told to end may take.
+const END_DEADLINE: Duration = Duration::from_secs(12);
 
 pub(crate) struct Cluster {
     binary: PathBuf,
     dir: tempfile::TempDir,
     apis: Vec<String>,
     children: Vec<Option<Child>>,
+    network: Option<Network>,
+}
+
+/// Addresses of the HTTP APIs and of the peer listeners.
+fn addresses(
+    nodes: usize,
+    network: Option<&Network>,
+) -> Result<(Vec<String>, Vec<String>), String> {
+    if network.is_some() {
+        let on = |port: u16| move |node| format!("{}:{port}", Network::address(node));
+        return Ok(((0..nodes).map(on(7400)).collect(), (0..nodes).map(on(7401)).collect()));
+    }
+    let bound: Result<Vec<_>, _> =
+        (0..2 * nodes).map(|_| TcpListener::bind("127.0.0.1:0")?.local_addr()).collect();
+    let mut all: Vec<String> = bound
+        .map_err(|e| format!("find free ports: {e}"))?
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let peers = all.split_off(nodes);
+    Ok((all, peers))
+}
+
+fn configuration(dir: &Path, node: usize, apis: &[String], peers: &[String]) -> String {
+    let members: Vec<String> = apis
+        .iter()
+        .zip(peers)
+        .zip(1..)
+        .map(|((api, peer), id)| {
+            format!("{{ id = {id}, peer_address = \"{peer}\", api_address = \"{api}\" }}")
+        })
+        .collect();
+    format!(
+        "node_id = {}\ndata_dir = \"{}\"\napi_address = \"{}\"\npeer_address = \"{}\"\n\
+         snapshot_log_entries = 500\nworker_threads = 1\ninsecure_bind = true\nmembers = [{}]\n",
+        node + 1,
+        dir.join(format!("node{node}")).display(),
+        apis[node],
+        peers[node],
+        members.join(", ")
+    )
 }
 
 impl Cluster {
-    pub(crate) async fn start(binary: &Path) -> Result<Self, String> {
+    pub(crate) async fn start(
+        binary: &Path,
+        nodes: usize,
+        network: Option<Network>,
+    ) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("set up the cluster: {error}");
         let dir = tempfile::tempdir().map_err(|error| failed(&error))?;
-        let bound: Result<Vec<_>, _> =
-            (0..2 * NODES).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-        let bound = bound.map_err(|error| failed(&error))?;
-        let addresses: Result<Vec<_>, _> = bound.iter().map(TcpListener::local_addr).collect();
-        let addresses: Vec<String> =
-            addresses.map_err(|error| failed(&error))?.iter().map(ToString::to_string).collect();
-        drop(bound);
-        let (apis, peers) = addresses.split_at(NODES);
-        let members: Vec<String> = (0..NODES)
-            .map(|n| {
-                format!(
-                    "{{ id = {}, peer_address = \"{}\", api_address = \"{}\" }}",
-                    n + 1,
-                    peers[n],
-                    apis[n]
-                )
-            })
-            .collect();
-        for n in 0..NODES {
-            let data = dir.path().join(format!("node{n}"));
-            let text = format!(
-                "node_id = {}\ndata_dir = \"{}\"\napi_address = \"{}\"\npeer_address = \"{}\"\n\
-                 snapshot_log_entries = 500\nmembers = [{}]\n",
-                n + 1,
-                data.display(),
-                apis[n],
-                peers[n],
-                members.join(", ")
-            );
-            fs::write(dir.path().join(format!("node{n}.toml")), text)
+        let (apis, peers) = addresses(nodes, network.as_ref())?;
+        for node in 0..nodes {
+            let text = configuration(dir.path(), node, &apis, &peers);
+            fs::write(dir.path().join(format!("node{node}.toml")), text)
                 .map_err(|error| failed(&error))?;
         }
-        let children = (0..NODES).map(|_| None).collect();
-        let mut cluster = Self { binary: binary.to_owned(), dir, apis: apis.to_vec(), children };
-        (0..NODES).try_for_each(|n| cluster.launch(n))?;
+        let children = (0..nodes).map(|_| None).collect();
+        let mut cluster = Self { binary: binary.to_owned(), dir, apis, children, network };
+        (0..nodes).try_for_each(|node| cluster.launch_if_down(node))?;
         cluster.wait_ready().await?;
         Ok(cluster)
+    }
+
+    pub(crate) fn nodes(&self) -> usize {
+        self.apis.len()
     }
 
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.apis.clone()
     }
 
-    pub(crate) fn launch(&mut self, node: usize) -> Result<(), String> {
+    /// The network whose links can be cut.
+    pub(crate) fn network(&self) -> Result<&Network, String> {
+        self.network.as_ref().ok_or_else(|| "this run has no network of its own".to_owned())
+    }
+
+    pub(crate) fn runs(&self, node: usize) -> bool {
+        self.children[node].is_some()
+    }
+
+    pub(crate) fn launch_if_down(&mut self, node: usize) -> Result<(), String> {
+        if self.runs(node) {
+            return Ok(());
+        }
         let log = self.dir.path().join(format!("node{node}.log"));
         let log =
             fs::File::options().create(true).append(true).open(log).map_err(|e| e.to_string())?;
-        let child = Command::new(&self.binary)
+        let mut command = match &self.network {
+            // `ip` becomes the program that it runs, so the process is the node's.
+            Some(network) => {
+                let mut command = Command::new("ip");
+                command.args(network.exec(node)).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
+        let child = command
             .args(["serve", "--config"])
             .arg(self.dir.path().join(format!("node{node}.toml")))
             .stdin(Stdio::null())
@@ -83,9 +131,45 @@ impl Cluster {
     }
 
     /// kill -9, and waits until the process is gone: a fault that did not happen proves nothing.
+    /// One that another fault has killed already stays dead.
     pub(crate) async fn kill(&mut self, node: usize) -> Result<(), String> {
-        let mut child = self.children[node].take().ok_or("the node does not run")?;
+        let Some(mut child) = self.children[node].take() else { return Ok(()) };
         child.kill().await.map_err(|error| format!("kill node {node}: {error}"))
+    }
+
+    /// SIGTERM, and waits for the process to end by itself.
+    pub(crate) async fn terminate(&mut self, node: usize) -> Result<(), String> {
+        self.signal(node, "TERM")?;
+        let Some(mut child) = self.children[node].take() else { return Ok(()) };
+        match tokio::time::timeout(END_DEADLINE, child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(ended) => Err(format!("node {node} ended badly on SIGTERM: {ended:?}")),
+            Err(_) => Err(format!("node {node} did not end within {END_DEADLINE:?} of SIGTERM")),
+        }
+    }
+
+    /// Sends a signal; to a node that is down, none.
+    pub(crate) fn signal(&self, node: usize, signal: &str) -> Result<(), String> {
+        let Some(pid) = self.children[node].as_ref().and_then(Child::id) else { return Ok(()) };
+        let status = std::process::Command::new("kill")
+            .args([format!("-{signal}"), pid.to_string()])
+            .status()
+            .map_err(|error| format!("kill -{signal}: {error}"))?;
+        if status.success() { Ok(()) } else { Err(format!("kill -{signal} of node {node} failed")) }
+    }
+
+    /// Whether a SIGSTOP holds the node; a node that is down counts as stopped.
+    pub(crate) fn is_stopped(&self, node: usize) -> bool {
+        let Some(pid) = self.children[node].as_ref().and_then(Child::id) else { return true };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The state follows the name in parentheses.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
+    /// Deletes the state view of a node that is down.
+    pub(crate) fn remove_view(&self, node: usize) -> Result<(), String> {
+        let view = self.dir.path().join(format!("node{node}")).join("state");
+        fs::remove_dir_all(&view).map_err(|error| format!("remove {}: {error}", view.display()))
     }
 
     fn client(&self, node: usize) -> Client {
@@ -94,7 +178,7 @@ impl Cluster {
     }
 
     pub(crate) async fn wait_ready(&mut self) -> Result<(), String> {
-        for node in 0..NODES {
+        for node in 0..self.nodes() {
             let client = self.client(node);
             let mut tries = 0;
             while !client.cluster().await.is_ok_and(|cluster| cluster.ready) {
@@ -111,18 +195,36 @@ impl Cluster {
         Ok(())
     }
 
-    /// The index of the node that leads.
-    pub(crate) async fn leader(&self) -> Result<usize, String> {
-        for _ in 0..600 {
-            for node in 0..NODES {
-                if let Ok(cluster) = self.client(node).cluster().await
-                    && let Some(id) = cluster.leader_id
-                {
-                    return usize::try_from(id - 1).map_err(|error| error.to_string());
-                }
+    /// The index of the node that some node believes to lead.
+    pub(crate) async fn leader_if_known(&self) -> Option<usize> {
+        for node in 0..self.nodes() {
+            if let Ok(cluster) = self.client(node).cluster().await
+                && let Some(id) = cluster.leader_id
+            {
+                return usize::try_from(id - 1).ok();
+            }
+        }
+        None
+    }
+
+    /// Once nothing changes any more, every node knows the same: the same applied entry, and the
+    /// same locks in a stale read of its own state.
+    pub(crate) async fn agrees(&self) -> Result<(), String> {
+        let mut seen = Vec::new();
+        for _ in 0..300 {
+            seen.clear();
+            for node in 0..self.nodes() {
+                let client = self.client(node);
+                let cluster = client.cluster().await.map_err(|error| error.to_string())?;
+                let locks = client.list_stale("").await.map_err(|error| error.to_string())?;
+                let locks = locks.locks.into_iter().map(|lock| (lock.lock, lock.last_token));
+                seen.push((cluster.applied_index, locks.collect::<Vec<_>>()));
+            }
+            if seen.windows(2).all(|pair| pair[0] == pair[1]) {
+                return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err("nobody leads".to_owned())
+        Err(format!("the nodes do not come to agree: {seen:?}"))
     }
 }

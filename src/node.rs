@@ -232,9 +232,14 @@ async fn start_raft(
         cache_bytes: config.sled_cache_bytes,
         ..start::Options::new(config.data_dir.clone(), cluster_id)
     };
-    let facts = LogFacts { has: &|id| log.has(id), last_purged: log.bounds().1 };
-    // Blocks this task alone: nothing else of the node runs yet but the peer listener.
-    let opened = tokio::task::block_in_place(|| start::open(&options, &facts, fatal));
+    let opening = {
+        let log = log.clone();
+        tokio::task::spawn_blocking(move || {
+            let facts = LogFacts { has: &|id| log.has(id), last_purged: log.bounds().1 };
+            start::open(&options, &facts, fatal)
+        })
+    };
+    let opened = opening.await.map_err(|error| NodeError(format!("open the state: {error}")))?;
     let (machine, handle) = opened.map_err(because("open the state"))?;
     let raft = settings::build(
         config.node_id,

@@ -105,6 +105,9 @@ const UNFINISHED: &[&str] = &[
 const MACHINE_PATHS: &[&str] =
     &[concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
 
+/// Tables whose last column names the tests that show each row.
+const TABLES_OF_TESTS: &[&str] = &["docs/features.md", "docs/peers-defects.md"];
+
 // The rules.
 
 #[test]
@@ -214,6 +217,22 @@ fn every_promise_names_tests_that_exist() {
     fails(promised("`a_helper`"), "no test `a_helper`");
     fails(promised(""), "P1: names no test");
     fails(promises(&[File::new("docs/guarantees.md", "")]), "P1: is missing");
+}
+
+#[test]
+fn every_row_of_features_and_defects_names_tests_that_exist() {
+    passes(rows_with_tests(&tracked()));
+    let table = |cell: &str| {
+        let page = format!("| Trap | Test |\n|---|---|\n| one | {cell} |\n");
+        let code = "#[test]\nfn it_holds() {}\n";
+        let pages = TABLES_OF_TESTS.iter().map(|path| File::new(path, &page));
+        rows_with_tests(&pages.chain([File::new("tests/it/a.rs", code)]).collect::<Vec<_>>())
+    };
+    passes(table("`it_holds`"));
+    passes(table("not yet: there is no `oarlock run`"));
+    fails(table("`it_fails`"), "no test `it_fails`");
+    fails(table("it works"), "names no test");
+    fails(rows_with_tests(&[File::new(TABLES_OF_TESTS[0], "")]), "has no rows");
 }
 
 #[test]
@@ -524,21 +543,7 @@ fn broken_links(files: &[File]) -> Vec<String> {
 
 fn promises(files: &[File]) -> Vec<String> {
     let text = text_of(files, "docs/guarantees.md");
-    let mut tests = BTreeSet::new();
-    for file in files {
-        if file.is_rust() {
-            let code = file.code();
-            let names = words(&code, "fn").into_iter().filter_map(|at| {
-                let attributes = code[..at].rsplit(['}', ';']).next().unwrap_or_default();
-                let is_test = attributes.contains("test]") || attributes.contains("test(");
-                let name = code[at + 2..].trim_start();
-                is_test.then(|| name.chars().take_while(|c| is_name(*c)).collect::<String>())
-            });
-            tests.extend(names);
-        } else if file.path.contains("tests/") {
-            tests.extend(file.path.rsplit('/').next().map(str::to_owned));
-        }
-    }
+    let tests = test_names(files);
     let mut complaints = Vec::new();
     for number in 1..=10 {
         let heading = format!("\n## P{number} ");
@@ -556,6 +561,54 @@ fn promises(files: &[File]) -> Vec<String> {
         }
         let unknown = names.iter().filter(|name| !tests.contains(**name));
         complaints.extend(unknown.map(|name| format!("P{number}: no test `{name}` exists")));
+    }
+    complaints
+}
+
+/// Names of test functions and of files that tests read.
+fn test_names(files: &[File]) -> BTreeSet<String> {
+    let mut tests = BTreeSet::new();
+    for file in files {
+        if file.is_rust() {
+            let code = file.code();
+            let names = words(&code, "fn").into_iter().filter_map(|at| {
+                let attributes = code[..at].rsplit(['}', ';']).next().unwrap_or_default();
+                let is_test = attributes.contains("test]") || attributes.contains("test(");
+                let name = code[at + 2..].trim_start();
+                is_test.then(|| name.chars().take_while(|c| is_name(*c)).collect::<String>())
+            });
+            tests.extend(names);
+        } else if file.path.contains("tests/") {
+            tests.extend(file.path.rsplit('/').next().map(str::to_owned));
+        }
+    }
+    tests
+}
+
+/// Rows of the tables that name tests: each names some, which exist, or says `not yet`.
+fn rows_with_tests(files: &[File]) -> Vec<String> {
+    let tests = test_names(files);
+    let mut complaints = Vec::new();
+    for path in TABLES_OF_TESTS {
+        let text = text_of(files, path);
+        let rows = text.lines().filter(|line| line.starts_with("| "));
+        let rows = rows.filter(|line| !line.ends_with("| Test |"));
+        let mut count = 0;
+        for row in rows {
+            count += 1;
+            let cell = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+            let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+            let shown = names.iter().any(|name| tests.contains(*name));
+            if !shown && !cell.contains("not yet") {
+                complaints.push(format!("{path}: names no test: {row}"));
+            }
+            let is_test = |name: &&&str| !name.contains([' ', '/', '-']);
+            let unknown = names.iter().filter(is_test).filter(|name| !tests.contains(**name));
+            complaints.extend(unknown.map(|name| format!("{path}: no test `{name}` exists")));
+        }
+        if count == 0 {
+            complaints.push(format!("{path}: has no rows"));
+        }
     }
     complaints
 }

@@ -1,21 +1,34 @@
-//! Clients that take and release exclusive locks with short leases. Some forget to release, so
-//! that leases expire under the faults.
+//! Clients under faults: one file for each kind, all at once on the same few locks, with leases
+//! of one to three seconds. Some forget to release, so that leases expire under the faults.
+
+mod exclusive;
+mod looks;
+mod repeats;
+mod resource;
+mod sessions;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use oarlock_client::wire::{AcquireRequest, TtlMs};
-use oarlock_client::{Client, ClientError, Options};
+use oarlock_client::wire::{self, AcquireRequest, TtlMs};
+use oarlock_client::{Client, ClientError, Options, Trust};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::resource::Resource;
 use crate::Chance;
-use crate::history::{Claim, History};
+use crate::history::{Claim, History, Mode};
 
-const CLIENTS: u64 = 8;
-const LOCKS: u64 = 4;
-const TTL_MS: u64 = 2_000;
+/// Clients of each kind.
+const EXCLUSIVE: u64 = 6;
+const SHARED: u64 = 3;
+const SESSIONS: u64 = 3;
+const REPEATS: u64 = 2;
+const LOOKS: u64 = 2;
+
+const LOCKS: u64 = 10;
 const WAIT_MS: u64 = 5_000;
 
 pub(crate) struct Workload {
@@ -23,80 +36,161 @@ pub(crate) struct Workload {
     clients: JoinSet<()>,
 }
 
+/// What each client works with.
+struct Worker {
+    clients: Vec<Client>,
+    chance: Chance,
+    origin: Instant,
+    history: Arc<History>,
+    resource: Arc<Resource>,
+    stop: Arc<AtomicBool>,
+    number: u64,
+    round: u64,
+}
+
+impl Worker {
+    fn client(&self) -> &Client {
+        &self.clients[0]
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A number that no other request has.
+    fn next_request(&mut self) -> u64 {
+        self.round += 1;
+        self.number << 32 | self.round
+    }
+
+    fn some_lock(&mut self) -> String {
+        format!("jepsen/{}", self.chance.below(LOCKS))
+    }
+
+    fn some_ttl_ms(&mut self) -> u64 {
+        1_000 + 500 * self.chance.below(5)
+    }
+}
+
 impl Workload {
     pub(crate) fn start(endpoints: &[String], seed: u64, history: &Arc<History>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let resource = Arc::new(Resource::default());
         let origin = Instant::now();
         let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let mut endpoints = endpoints.to_vec();
-            let shift = usize::try_from(number).unwrap_or(0) % endpoints.len();
-            endpoints.rotate_left(shift);
-            let client = Client::new(Options { endpoints, deadline: Duration::from_secs(30) });
-            let (stop, history) = (Arc::clone(&stop), Arc::clone(history));
-            let mut chance = Chance::new(seed ^ (number + 1) << 32);
-            clients.spawn(async move {
-                let mut round = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    round += 1;
-                    let request = number << 32 | round;
-                    one(&client, request, &mut chance, origin, &history).await;
-                }
-            });
+        for number in 0..EXCLUSIVE + SHARED + SESSIONS + REPEATS + LOOKS {
+            let worker = Worker {
+                clients: clients_of(endpoints, number),
+                chance: Chance::new(seed ^ (number + 1) << 32),
+                origin,
+                history: Arc::clone(history),
+                resource: Arc::clone(&resource),
+                stop: Arc::clone(&stop),
+                number,
+                round: 0,
+            };
+            let mut kind = number;
+            let mut is = |count: u64| {
+                let yes = kind < count;
+                kind = kind.wrapping_sub(count);
+                yes
+            };
+            if is(EXCLUSIVE) {
+                clients.spawn(exclusive::run(worker));
+            } else if is(SHARED) {
+                clients.spawn(shared::run(worker));
+            } else if is(SESSIONS) {
+                clients.spawn(sessions::run(worker));
+            } else if is(REPEATS) {
+                clients.spawn(repeats::run(worker));
+            } else {
+                clients.spawn(looks::run(worker));
+            }
         }
         Self { stop, clients }
     }
 
-    pub(crate) async fn stop(mut self) {
+    /// Lets every client finish what it does.
+    pub(crate) async fn stop(mut self) -> Result<(), String> {
         self.stop.store(true, Ordering::Relaxed);
-        while self.clients.join_next().await.is_some() {}
+        while let Some(ended) = self.clients.join_next().await {
+            ended.map_err(|error| format!("a client of the harness failed: {error}"))?;
+        }
+        Ok(())
     }
 }
 
-async fn one(
+/// Two clients that begin at different nodes.
+fn clients_of(endpoints: &[String], number: u64) -> Vec<Client> {
+    let first = usize::try_from(number).unwrap_or(0);
+    (first..first + 2)
+        .map(|shift| {
+            let mut endpoints = endpoints.to_vec();
+            let shift = shift % endpoints.len();
+            endpoints.rotate_left(shift);
+            Client::new(Options { endpoints, deadline: Duration::from_secs(30) })
+        })
+        .collect()
+}
+
+fn body(request: u64, mode: Mode, ttl_ms: u64) -> AcquireRequest {
+    let mode = match mode {
+        Mode::Exclusive => wire::Mode::Exclusive,
+        Mode::Shared => wire::Mode::Shared,
+    };
+    AcquireRequest {
+        owner: Some(format!("request-{request:x}")),
+        ttl_ms: TtlMs::Ms(ttl_ms),
+        mode: Some(mode),
+        wait_ms: Some(WAIT_MS),
+        request_id: Some(format!("00000000-0000-4000-8000-{request:012x}")),
+        ..AcquireRequest::default()
+    }
+}
+
+/// What a client knows after its acquire returned.
+struct Answer {
+    claim: Claim,
+    /// The lease id and for how long to believe, if it was granted.
+    held: Option<(String, Trust)>,
+}
+
+/// Acquires; `None` after a definite refusal, which proves nothing.
+async fn acquire(
+    worker: &Worker,
     client: &Client,
-    request: u64,
-    chance: &mut Chance,
-    origin: Instant,
-    history: &History,
-) {
-    let name = format!("jepsen/{}", chance.below(LOCKS));
-    let called_at = origin.elapsed();
-    let result = client.acquire(&name, body(request)).await;
-    let returned_at = origin.elapsed();
-    let claim = |token, believed_until| Claim {
-        name: name.clone(),
+    name: &str,
+    (request, mode): (u64, Mode),
+    body: AcquireRequest,
+) -> Option<Answer> {
+    let ttl_ms = if let TtlMs::Ms(ms) = body.ttl_ms { ms } else { 0 };
+    let called_at = worker.now();
+    let result = client.acquire(name, body).await;
+    let returned_at = worker.now();
+    let claim = |token, waited_ms: u64| Claim {
+        name: name.to_owned(),
+        mode,
         request,
         called_at,
         returned_at,
         token,
-        believed_until,
+        believed_until: returned_at,
+        released_at: None,
+        expires_from: called_at + Duration::from_millis(waited_ms + ttl_ms - ttl_ms / 100),
     };
-    let (lease, trust) = match result {
-        Ok(granted) => granted,
-        Err(ClientError::Unknown(_)) => return history.record(claim(None, returned_at)),
+    match result {
+        Ok((lease, trust)) => Some(Answer {
+            claim: claim(Some(lease.token), lease.waited_ms),
+            held: Some((lease.lease_id, trust)),
+        }),
+        Err(ClientError::Unknown(_)) => Some(Answer { claim: claim(None, 0), held: None }),
         Err(ClientError::Refused(_) | ClientError::Unreachable(_) | ClientError::Protocol(_)) => {
-            return;
+            None
         }
-    };
-    let trusted = trust.left().unwrap_or_default();
-    let hold = Duration::from_millis(chance.below(100)).min(trusted);
-    tokio::time::sleep(hold).await;
-    let forgets = chance.below(10) == 0;
-    let believed_until = if forgets { returned_at + trusted } else { origin.elapsed() };
-    history.record(claim(Some(lease.token), believed_until.min(returned_at + trusted)));
-    if !forgets {
-        // Lost releases are fine: the lease ends by its TTL.
-        let _lost = client.release(&lease.lease_id).await;
-    }
-}
-
-fn body(request: u64) -> AcquireRequest {
-    AcquireRequest {
-        owner: Some(format!("request-{request:x}")),
-        ttl_ms: TtlMs::Ms(TTL_MS),
-        wait_ms: Some(WAIT_MS),
-        ..AcquireRequest::default()
     }
 }
 
@@ -106,7 +200,9 @@ pub(crate) async fn every_lock_is_acquirable(endpoints: &[String]) -> Result<(),
     let client = Client::new(options);
     for lock in 0..LOCKS {
         let name = format!("jepsen/{lock}");
-        let request = AcquireRequest { wait_ms: Some(30_000), ..body(u64::MAX) };
+        let last = (1 << 47) + lock;
+        let request =
+            AcquireRequest { wait_ms: Some(30_000), ..body(last, Mode::Exclusive, 1_000) };
         let (lease, _) =
             client.acquire(&name, request).await.map_err(|e| format!("{name} is stuck: {e}"))?;
         client.release(&lease.lease_id).await.map_err(|e| format!("{name}: {e}"))?;

@@ -111,12 +111,14 @@ fn configs(dev: &Dev, dir: &Path) -> Vec<Config> {
             api_address: format!("127.0.0.1:{}", port(node, 0)),
         })
         .collect();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let config = |member: &MemberConfig| Config {
         node_id: member.id,
         data_dir: dir.join(format!("node{}", member.id)),
         api_address: member.api_address.clone(),
         peer_address: member.peer_address.clone(),
         members: members.clone(),
+        worker_threads: (cores / members.len().max(1)).max(1),
         ..Config::default()
     };
     members.iter().map(config).collect()
@@ -230,7 +232,7 @@ fn greeting(nodes: &[Node], dir: &Path, port_base: u16) -> String {
          {export}\
          \x20 curl -s {first}/v1/locks/deploy/prod -d '{{\"owner\":\"me\",\"ttl_ms\":60000}}'\n\
          \x20 curl -s {first}/v1/locks/deploy/prod\n\
-         \x20 curl -s -X DELETE '{first}/v1/locks/deploy/prod?all=true&reason=trying'\n\
+         \x20 curl -s -X DELETE '{first}/v1/locks/deploy/prod?all=true&reason=trying&lock_delay_ms=0'\n\
          \x20 oarlock status\n\
          \x20 kill -9 {}    # one node dies, the others go on\n\n\
          Ctrl-C stops all nodes.\n",

@@ -9,7 +9,7 @@ use oarlock_client::wire::{AcquireRequest, Lease, Lock, Metadata, Mode, TtlMs};
 use oarlock_client::{Client, ClientError, Options};
 use serde::Serialize;
 
-use crate::cli::{Failure, print};
+use crate::cli::{Failure, graph, print};
 
 /// Options of every command that speaks to a cluster.
 #[derive(Debug, Clone, Args)]
@@ -48,6 +48,10 @@ impl Target {
 
     pub(super) fn endpoints(&self) -> &[String] {
         &self.endpoints
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.output == Output::Json
     }
 
     pub(super) fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
@@ -95,8 +99,17 @@ pub(super) struct Acquire {
     #[arg(long)]
     owner: Option<String>,
     /// Share the lock with other shared holders
-    #[arg(long)]
+    #[arg(long, conflicts_with = "permits")]
     shared: bool,
+    /// Take so many of the permits of the lock; all who ask name the same --limit
+    #[arg(long, value_name = "N", requires = "limit")]
+    permits: Option<u64>,
+    /// How many permits there are
+    #[arg(long, value_name = "N", requires = "permits")]
+    limit: Option<u64>,
+    /// Keep the lock closed for this long if you are lost instead of releasing it
+    #[arg(long, value_parser = humantime::parse_duration)]
+    lock_delay: Option<Duration>,
     /// Keep the lock alive by this session instead of a TTL
     #[arg(long, value_name = "ID")]
     session: Option<String>,
@@ -111,17 +124,22 @@ pub(super) struct Acquire {
     metadata: Vec<(String, String)>,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it is KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn ms(duration: Duration) -> u64 {
+/// Milliseconds as people say them.
+pub(super) fn for_people(ms: u64) -> String {
+    humantime::format_duration(Duration::from_millis(ms)).to_string()
+}
+
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// user@host:pid, as far as the environment tells.
-fn default_owner() -> String {
+pub(super) fn default_owner() -> String {
     let user = std::env::var("USER").unwrap_or_else(|_| "oarlock".to_owned());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{user}@{host}:{}", std::process::id())
@@ -137,7 +155,14 @@ pub(super) async fn acquire(target: &Target, acquire: Acquire) -> Result<(), Fai
             (false, None) => TtlMs::Ms(ms(acquire.ttl)),
         },
         wait_ms: Some(ms(acquire.wait)),
-        mode: Some(if acquire.shared { Mode::Shared } else { Mode::Exclusive }),
+        mode: Some(match (acquire.shared, acquire.permits) {
+            (true, _) => Mode::Shared,
+            (false, Some(_)) => Mode::Permits,
+            (false, None) => Mode::Exclusive,
+        }),
+        permits: acquire.permits,
+        limit: acquire.limit,
+        lock_delay_ms: acquire.lock_delay.map(ms),
         session_id: acquire.session,
         request_id: acquire.request_id,
         grace_ms: acquire.grace.map(ms),
@@ -224,9 +249,15 @@ pub(super) struct List {
     /// Where the page before ended
     #[arg(long)]
     cursor: Option<String>,
+    /// Show who waits for whom instead
+    #[arg(long, conflicts_with_all = ["cursor", "limit"])]
+    graph: bool,
 }
 
 pub(super) async fn list(target: &Target, list: List) -> Result<(), Failure> {
+    if list.graph {
+        return graph::show(target, &list.prefix).await;
+    }
     let cursor = list.cursor.as_deref();
     let page = target.client().list(&list.prefix, list.limit, cursor).await?;
     target.show(&page, |page| {
@@ -257,10 +288,16 @@ pub(super) struct ForceRelease {
     /// Why, for the record
     #[arg(long)]
     reason: String,
+    /// Keep the lock closed for this long; else for what remained of the lease
+    #[arg(long, value_parser = humantime::parse_duration)]
+    lock_delay: Option<Duration>,
 }
 
 pub(super) async fn force_release(target: &Target, force: ForceRelease) -> Result<(), Failure> {
-    let forced = target.client().force_release(&force.name, force.token, &force.reason).await?;
+    let lock_delay_ms = force.lock_delay.map(ms);
+    let client = target.client();
+    let forced =
+        client.force_release(&force.name, force.token, &force.reason, lock_delay_ms).await?;
     target.show(&forced, |forced| match forced.released.len() {
         0 => format!("{}: nothing to take, that grant had ended\n", forced.lock),
         count => format!("{}: taken from {count}\n", forced.lock),

@@ -2,13 +2,18 @@
 
 mod bench;
 mod dev;
+mod graph;
 mod locks;
+mod records;
 mod serve;
+mod shell;
+mod watch;
 
+use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 const EXIT_CODES: &str = "\
@@ -44,14 +49,28 @@ enum Command {
     Release(locks::OfLease),
     /// Show who holds a lock and who waits
     Inspect(locks::Inspect),
-    /// List locks
+    /// List locks, or with --graph who waits for whom
     List(locks::List),
+    /// Print what happens to locks, as it happens
+    Watch(watch::Watch),
+    /// Show who held a lock, when, and how it ended
+    History(records::History),
+    /// Read or write the text that a lock carries
+    #[command(subcommand)]
+    Value(records::OfValue),
+    /// Open, renew, close or show a session, which keeps many leases alive
+    #[command(subcommand)]
+    Session(records::OfSession),
     /// Take a lock away from its holder
     ForceRelease(locks::ForceRelease),
     /// Show leader and members; fails without a majority
     Status,
     /// Measure a cluster
     Bench(bench::Bench),
+    /// Print a completion script for a shell
+    Completions(shell::Completions),
+    /// Print the manual page
+    Man,
 }
 
 /// Why a command failed: its exit code and a sentence.
@@ -85,32 +104,62 @@ impl Failure {
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&Failure::node(format!("start the runtime: {error}"))),
-    };
-    let Arguments { target, command } = arguments;
-    let result = runtime.block_on(async {
-        match command {
-            Command::Dev(dev) => dev::run(dev).await,
-            Command::Serve(serve) => serve::run(serve).await,
-            Command::Acquire(acquire) => locks::acquire(&target, acquire).await,
-            Command::Renew(of) => locks::renew(&target, of).await,
-            Command::Release(of) => locks::release(&target, of).await,
-            Command::Inspect(inspect) => locks::inspect(&target, inspect).await,
-            Command::List(list) => locks::list(&target, list).await,
-            Command::ForceRelease(force) => locks::force_release(&target, force).await,
-            Command::Status => locks::status(&target).await,
-            Command::Bench(bench) => bench::run(&target, bench).await,
-        }
-    });
-    // Reads of standard input cannot be interrupted; nothing else is left.
-    runtime.shutdown_background();
-    match result {
+    let Arguments { target, command } = Arguments::parse();
+    match run(&target, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
+}
+
+fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(serve) => {
+            let config = serve.config()?;
+            on_runtime(config.worker_threads, serve::run(serve, config))
+        }
+        // The load generator uses all cores; nobody else has work for two.
+        Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
+        Command::Dev(dev) => on_runtime(1, dev::run(dev)),
+        Command::Acquire(acquire) => on_runtime(1, locks::acquire(target, acquire)),
+        Command::Renew(of) => on_runtime(1, locks::renew(target, of)),
+        Command::Release(of) => on_runtime(1, locks::release(target, of)),
+        Command::Inspect(inspect) => on_runtime(1, locks::inspect(target, inspect)),
+        Command::List(list) => on_runtime(1, locks::list(target, list)),
+        Command::Watch(watch) => on_runtime(1, watch::run(target, watch)),
+        Command::History(of) => on_runtime(1, records::history(target, of)),
+        Command::Value(of) => on_runtime(1, records::value(target, of)),
+        Command::Session(of) => on_runtime(1, records::session(target, of)),
+        Command::Completions(of) => {
+            shell::completions(&of, Arguments::command());
+            Ok(())
+        }
+        Command::Man => shell::man(Arguments::command()),
+        Command::ForceRelease(force) => on_runtime(1, locks::force_release(target, force)),
+        Command::Status => on_runtime(1, locks::status(target)),
+    }
+}
+
+/// Runs to the end on so many threads; 0 takes one per core. With one, tasks, timers and sockets
+/// stay on the calling thread, and nothing pays for waking another.
+fn on_runtime(
+    worker_threads: usize,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let mut builder = match worker_threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if worker_threads > 1 {
+        builder.worker_threads(worker_threads);
+    }
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::node(format!("start the runtime: {error}")))?;
+    let result = runtime.block_on(work);
+    // Reads of standard input cannot be interrupted; nothing else is left.
+    runtime.shutdown_background();
+    result
 }
 
 fn fail(failure: &Failure) -> ExitCode {

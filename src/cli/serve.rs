@@ -24,13 +24,20 @@ pub(super) struct Serve {
     exit_with_stdin: bool,
 }
 
-/// Runs a node until SIGTERM or SIGINT; a second signal ends it at once.
-pub(super) async fn run(serve: Serve) -> Result<(), Failure> {
-    let mut config = Config::load(serve.config.as_deref())
-        .map_err(|errors| Failure::usage(errors.to_string()))?;
-    if let Some(dir) = serve.data_dir {
-        config.data_dir = dir;
+impl Serve {
+    /// The configuration as file, environment and arguments give it.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let mut config = Config::load(self.config.as_deref())
+            .map_err(|errors| Failure::usage(errors.to_string()))?;
+        if let Some(dir) = &self.data_dir {
+            config.data_dir.clone_from(dir);
+        }
+        Ok(config)
     }
+}
+
+/// Runs a node until SIGTERM or SIGINT; a second signal ends it at once.
+pub(super) async fn run(serve: Serve, config: Config) -> Result<(), Failure> {
     log_to_stderr(&config)?;
     let stop = Stop::new();
     let signals = stop.clone();

@@ -15,7 +15,7 @@ use crate::error::ClientError;
 use crate::time::{Trust, since_boot};
 use crate::wire::{
     AcquireRequest, Cluster, ForceReleased, Lease, Lock, Locks, Problem, Released, Session,
-    SessionRequest,
+    SessionClosed, SessionRequest,
 };
 
 /// First pause between two tries; doubles up to [`PAUSE_MAX`], with a random part.
@@ -24,10 +24,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What stays as it is in a path. The slash separates the parts of a name.
-const PATH: &AsciiSet =
+pub(crate) const PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 /// What stays as it is in a query.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(crate) const QUERY: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -124,16 +125,29 @@ impl Client {
         self.simple(Method::GET, &path, true).await
     }
 
-    /// Takes a lock from the grant with this token, or from all holders.
+    /// The first page of the locks whose names start with a prefix, as the node itself knows them.
+    pub async fn list_stale(&self, prefix: &str) -> Result<Locks, ClientError> {
+        let prefix = utf8_percent_encode(prefix, QUERY);
+        let path = format!("/v1/locks?prefix={prefix}&consistency=stale");
+        self.simple(Method::GET, &path, true).await
+    }
+
+    /// Takes a lock from the grant with this token, or from all holders. It then stays closed for
+    /// the lock-delay, or for what remained of the lease.
     pub async fn force_release(
         &self,
         name: &str,
         token: Option<u64>,
         reason: &str,
+        lock_delay_ms: Option<u64>,
     ) -> Result<ForceReleased, ClientError> {
         let target = token.map_or_else(|| "all=true".to_owned(), |token| format!("token={token}"));
         let reason = utf8_percent_encode(reason, QUERY);
-        let path = format!("{}?{target}&reason={reason}", lock_path(name));
+        let mut path = format!("{}?{target}&reason={reason}", lock_path(name));
+        if let Some(ms) = lock_delay_ms {
+            path.push_str("&lock_delay_ms=");
+            path.push_str(&ms.to_string());
+        }
         // Taking from all again could take from somebody who came meanwhile.
         self.simple(Method::DELETE, &path, token.is_some()).await
     }
@@ -146,18 +160,44 @@ impl Client {
         self.call(Call { method, path: "/v1/sessions", body, repeatable: true, deadline }).await
     }
 
+    /// Renews a session, and with it all its leases.
+    pub async fn renew_session(&self, session_id: &str) -> Result<Session, ClientError> {
+        let path = format!("/v1/sessions/{}/renew", utf8_percent_encode(session_id, QUERY));
+        self.simple(Method::POST, &path, true).await
+    }
+
+    /// Closes a session, and with it all its leases.
+    pub async fn close_session(&self, session_id: &str) -> Result<SessionClosed, ClientError> {
+        let path = format!("/v1/sessions/{}", utf8_percent_encode(session_id, QUERY));
+        self.simple(Method::DELETE, &path, true).await
+    }
+
     /// What a node knows of its cluster.
     pub async fn cluster(&self) -> Result<Cluster, ClientError> {
         self.simple(Method::GET, "/v1/cluster", true).await
     }
 
-    async fn simple<T: DeserializeOwned>(
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) async fn simple<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         repeatable: bool,
     ) -> Result<T, ClientError> {
-        let (body, deadline) = (Bytes::new(), self.options.deadline);
+        self.send(method, path, Bytes::new(), repeatable).await
+    }
+
+    pub(crate) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        repeatable: bool,
+    ) -> Result<T, ClientError> {
+        let deadline = self.options.deadline;
         self.call(Call { method, path, body, repeatable, deadline }).await
     }
 
@@ -243,12 +283,12 @@ fn lock_path(name: &str) -> String {
     format!("/v1/locks/{}", utf8_percent_encode(name, PATH))
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
     let encoded = serde_json::to_vec(value);
     encoded.map(Bytes::from).map_err(|error| ClientError::Protocol(error.to_string()))
 }
 
-fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
+pub(crate) fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|e| ClientError::Protocol(e.to_string()));
     }
@@ -350,5 +390,16 @@ mod tests {
         let refused = client(vec![address]).acquire("a", request()).await;
         let Err(ClientError::Refused(problem)) = refused else { panic!("{refused:?}") };
         assert_eq!(problem.kind, "lock-held");
+    }
+    #[tokio::test]
+    async fn f13_a_release_that_loses_its_connection_does_not_poison_the_client() {
+        let released = r#"{"released":true,"lease_id":"0","lock":"a","token":7}"#;
+        let answers =
+            [(0, ""), (0, ""), (200, released), (200, GRANT)].map(|(s, b)| (s, b.to_owned()));
+        let (address, node) = node(answers.into()).await;
+        let client = client(vec![address]);
+        assert!(client.release("0").await.expect("released").released);
+        assert_eq!(client.acquire("a", request()).await.expect("granted").0.token, 7);
+        assert_eq!(node.await.expect("it ended").len(), 4);
     }
 }

@@ -7,9 +7,13 @@
 mod client;
 mod connection;
 mod error;
+mod records;
+pub mod stream;
 mod time;
+mod watch;
 pub mod wire;
 
 pub use client::{Client, Options};
 pub use error::ClientError;
 pub use time::Trust;
+pub use watch::{StreamEvent, Watch};

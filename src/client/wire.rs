@@ -3,23 +3,25 @@
 //! Requests refuse unknown fields and duplicate keys, so that a misspelt `ttl_ms` is never a
 //! silent default. Answers are read leniently: a newer server may say more than this client knows.
 
+mod many;
+mod mode;
+mod records;
+#[cfg(feature = "schema")]
+mod schema;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::stream::Why;
+pub use many::{AcquireManyRequest, ClaimRequest, HandOverRequest, Leases};
+pub use mode::Mode;
+pub use records::{History, PastGrant, Value, ValueDeleted, ValueRequest};
+
 /// Free texts that the holder wants others to see.
 pub type Metadata = BTreeMap<String, String>;
-
-/// Who may hold the lock together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    #[default]
-    Exclusive,
-    Shared,
-}
 
 /// How long a lease lives: absent, `null` (no expiry, asked for explicitly) or milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,6 +100,7 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Metadat
 
 /// Body of `POST /v1/locks/{name}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AcquireRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +111,15 @@ pub struct AcquireRequest {
     pub wait_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// With mode `permits`: how many, 1 if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u64>,
+    /// With mode `permits`: how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// How long the lock stays closed if this holder is lost rather than released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_delay_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
     /// A UUID with hyphens; also as the `Idempotency-Key` header.
@@ -121,10 +133,15 @@ pub struct AcquireRequest {
 
 /// A held lease, as its holder sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Lease {
     pub lease_id: String,
     pub lock: String,
     pub mode: Mode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     pub owner: String,
     pub token: u64,
     /// `None` for a lease without expiry.
@@ -139,6 +156,7 @@ pub struct Lease {
 
 /// Answer of `GET /v1/leases/{id}`; a lease that ended is a problem `lease-gone`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum LeaseState {
     Held(Lease),
@@ -155,6 +173,7 @@ pub enum LeaseState {
 
 /// An answer that may come from a node's own state, with its age if so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Aged<T> {
     #[serde(flatten)]
     pub body: T,
@@ -164,6 +183,7 @@ pub struct Aged<T> {
 
 /// Answer of `DELETE /v1/leases/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Released {
     pub released: bool,
     pub lease_id: String,
@@ -174,13 +194,21 @@ pub struct Released {
 
 /// A holder as others see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Holder {
     pub owner: String,
     pub mode: Mode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     pub token: u64,
     /// Wall clock of the grant, for people; RFC 3339.
     pub since: String,
     pub held_ms: u64,
+    /// Since the last renewal, or the grant.
+    #[serde(default)]
+    pub renewed_ms_ago: u64,
     /// `None` for a lease without expiry.
     pub remaining_ms: Option<u64>,
     pub in_session: bool,
@@ -190,9 +218,12 @@ pub struct Holder {
 
 /// A waiter as others see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Waiter {
     pub owner: String,
     pub mode: Mode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permits: Option<u32>,
     pub position: u64,
     pub waiting_ms: u64,
     /// Whether its connection is known to live.
@@ -203,6 +234,7 @@ pub struct Waiter {
 
 /// Answer of `GET /v1/locks/{name}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Lock {
     pub lock: String,
     pub held: bool,
@@ -215,12 +247,19 @@ pub struct Lock {
     /// No token above it was ever granted, to any lock.
     pub token_ceiling: u64,
     pub revision: Option<u64>,
+    /// What somebody who asks now has to wait for; only when one lock is inspected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// The value that the lock carries; not in listings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staleness_ms: Option<Staleness>,
 }
 
 /// Answer of `GET /v1/locks`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Locks {
     pub locks: Vec<Lock>,
     /// Pass it on as `?cursor=` for the next page; `None` on the last.
@@ -263,6 +302,7 @@ impl<'de> Deserialize<'de> for Staleness {
 
 /// Answer of `DELETE /v1/locks/{name}`: what was taken, empty if it had ended already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForceReleased {
     pub lock: String,
     pub released: Vec<Taken>,
@@ -270,12 +310,14 @@ pub struct ForceReleased {
 
 /// One grant that a force release ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Taken {
     pub token: Option<u64>,
 }
 
 /// Body of `POST /v1/sessions`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionRequest {
     pub owner: String,
@@ -288,6 +330,7 @@ pub struct SessionRequest {
 
 /// An open session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Session {
     pub session_id: String,
     pub owner: String,
@@ -301,6 +344,7 @@ pub struct Session {
 
 /// Answer of `DELETE /v1/sessions/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionClosed {
     pub closed: bool,
     pub session_id: String,
@@ -309,6 +353,7 @@ pub struct SessionClosed {
 
 /// Body of `POST /v1/fence`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FenceRequest {
     pub name: String,
@@ -317,6 +362,7 @@ pub struct FenceRequest {
 
 /// Answer of `POST /v1/fence` while the token is held; else it is a problem `token-stale`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fence {
     pub held: bool,
     pub lock: String,
@@ -327,11 +373,13 @@ pub struct Fence {
 
 /// A body of a call that takes none: nothing, or `{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
 /// Answer of `GET /v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cluster {
     pub cluster_id: Option<String>,
     pub node_id: u64,
@@ -348,6 +396,7 @@ pub struct Cluster {
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Member {
     pub id: u64,
     pub api_address: String,
@@ -359,6 +408,7 @@ pub struct Member {
 
 /// Whether a refused call happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// Certainly not: it may be repeated.
@@ -369,6 +419,7 @@ pub enum Fate {
 
 /// Every error: `application/problem+json` (RFC 9457). `type` is a stable code such as `lock-held`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     #[serde(rename = "type")]
     pub kind: String,
@@ -386,11 +437,32 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_length: Option<u64>,
     /// How a lease or session ended: `released`, `expired`, `forced`, `session-closed`,
-    /// `session-expired`, `wait-timeout` or `abandoned`.
+    /// `session-expired`, `wait-timeout`, `abandoned` or `handed-over`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub how: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
+    /// Of `lock-held` and `wait-timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Box<Why>>,
+    /// Of `revision-gone`: the oldest revision that may be asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_revision: Option<u64>,
+    /// Of a deadlock: who waits for whom, beginning and ending with the one who asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cycle: Option<Vec<CycleStep>>,
+}
+
+/// One session of a circle of waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CycleStep {
+    /// Who waits.
+    pub owner: String,
+    /// For which lock.
+    pub waits_for: String,
+    /// Who holds it, or waits for it first.
+    pub held_by: String,
 }

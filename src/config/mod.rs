@@ -63,6 +63,8 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// Client connections at once.
     pub connections_max: usize,
+    /// Threads that serve clients and peers; 0 for one per core. Disk and state have their own.
+    pub worker_threads: usize,
     /// Allows a listener on other than loopback addresses without TLS.
     pub insecure_bind: bool,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
@@ -92,6 +94,7 @@ impl Default for Config {
             sled_cache_bytes: 64 * 1024 * 1024,
             reserve_bytes: 64 * 1024 * 1024,
             connections_max: 10_000,
+            worker_threads: 0,
             insecure_bind: false,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

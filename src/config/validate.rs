@@ -107,6 +107,9 @@ fn sizes(config: &Config, problems: &mut Vec<String>) {
     if config.reserve_bytes < 1024 * 1024 {
         problems.push("reserve_bytes is at least 1048576 (1 MiB).".into());
     }
+    if config.worker_threads > 1_024 {
+        problems.push("worker_threads is at most 1024; 0 takes one per core.".into());
+    }
     if config.connections_max == 0 {
         problems.push("connections_max is at least 1.".into());
     }

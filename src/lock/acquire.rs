@@ -4,35 +4,40 @@
 //! grant is possible is decided in `decide` and in `settle`, nowhere else.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use crate::command::{Acquire, LeaseTerm};
 use crate::deadlines::Due;
 use crate::event::EventKind;
-use crate::ids::{LeaseId, LockName, Revision, Token};
+use crate::ids::{LeaseId, LockName, RequestId, Revision, Token};
 use crate::image::RowKey;
 use crate::limits::count;
 use crate::machine::{Machine, Step};
 use crate::outcome::{Contention, Grant, HOLDERS_SHOWN_MAX, Outcome, Queued, Rejection};
 use crate::queue::Queue;
 use crate::requests::{Subject, acquire_fingerprint};
-use crate::table::{Held, Lease, LeaseState, Lock, Waiting};
-use crate::time::{LeaseTime, Wait};
+use crate::table::{Group, Held, Lease, LeaseState, Lock, Waiting};
+use crate::time::LeaseTime;
 
 /// What becomes of an acquire that is not refused.
-enum Decision {
+pub(crate) enum Decision {
     Grant,
     Queue,
+    /// One more lease of the grant that this one holds.
+    Share(LeaseId),
 }
 
 impl Machine {
     pub(crate) fn acquire(&mut self, acquire: &Acquire, step: &mut Step) -> Outcome {
         let fingerprint = acquire_fingerprint(acquire);
-        if let Some(outcome) = self.repeat_acquire(acquire, fingerprint) {
+        let ids = (acquire.request_id, acquire.lease_id);
+        if let Some(outcome) = self.repeat(ids, fingerprint) {
             return outcome;
         }
         match self.decide(acquire) {
             Err(rejection) => Outcome::Rejected(rejection),
             Ok(Decision::Queue) => self.enqueue(acquire, fingerprint, step),
+            Ok(Decision::Share(first)) => self.share_grant(acquire, fingerprint, first),
             Ok(Decision::Grant) => match self.next_token() {
                 Some(token) => self.grant_at_once(acquire, fingerprint, token, step),
                 None => Outcome::Rejected(Rejection::TokensExhausted),
@@ -41,54 +46,85 @@ impl Machine {
     }
 
     /// The answer if this request, or its lease id, is known: what became of the first one.
-    fn repeat_acquire(&mut self, acquire: &Acquire, fingerprint: u64) -> Option<Outcome> {
-        let lease_id = match self.memory.by_request(acquire.request_id) {
+    pub(crate) fn repeat(
+        &mut self,
+        (request_id, lease_id): (Option<RequestId>, LeaseId),
+        fingerprint: u64,
+    ) -> Option<Outcome> {
+        let asked_id = lease_id;
+        let lease_id = match self.memory.by_request(request_id) {
             Some(Subject::Lease(lease_id)) => lease_id,
             Some(Subject::Session(_)) => {
                 return Some(Outcome::Rejected(Rejection::RequestIdReused));
             }
-            None => acquire.lease_id,
+            None => lease_id,
         };
-        let (request_id, first) = match self.table.leases.get(&lease_id) {
+        let (first_id, first) = match self.table.leases.get(&lease_id) {
             Some(lease) => (lease.request_id, lease.fingerprint),
             None => self.memory.origin(Subject::Lease(lease_id))?,
         };
-        let same_request = acquire.request_id.is_none() || acquire.request_id == request_id;
+        let same_request = request_id.is_none() || request_id == first_id;
         if !same_request || first != fingerprint {
             return Some(Outcome::Rejected(Rejection::RequestIdReused));
         }
-        Some(self.resume(lease_id, Some(acquire.wait)))
+        // Whoever repeats under another lease id is not there yet: it attaches by the first one's id,
+        // so that the log always knows whose connection it is that goes away.
+        Some(self.resume(lease_id, asked_id == lease_id))
+    }
+
+    /// Whether a lease with this id lives or is remembered.
+    pub(crate) fn is_known(&self, lease_id: LeaseId) -> bool {
+        self.table.leases.contains_key(&lease_id) || self.memory.lease_end(lease_id).is_some()
+    }
+
+    /// Refuses a request id that could not be remembered.
+    pub(crate) fn may_remember(&self, request_id: Option<RequestId>) -> Result<(), Rejection> {
+        if request_id.is_some() && self.memory.is_full(&self.limits) {
+            return Err(Rejection::AnswersFull { limit: count(self.limits.answers_max) });
+        }
+        Ok(())
     }
 
     /// Decides about a new request without changing anything.
     fn decide(&self, acquire: &Acquire) -> Result<Decision, Rejection> {
-        if acquire.request_id.is_some() && self.memory.is_full(&self.limits) {
-            return Err(Rejection::AnswersFull { limit: count(self.limits.answers_max) });
-        }
+        self.may_remember(acquire.request_id)?;
         if let LeaseTerm::Session(session_id) = acquire.term {
             self.known_session(session_id)?;
         }
-        if self.tokens_exhausted() {
-            return Err(Rejection::TokensExhausted);
-        }
-        let decision = match self.table.locks.get(&acquire.name) {
-            None => Decision::Grant,
-            Some(lock) => self.decide_contended(acquire, lock)?,
-        };
-        if let LeaseTerm::Session(session_id) = acquire.term {
-            let limit = self.limits.leases_per_session_max;
-            if self.session_lease_count(session_id) >= limit {
-                return Err(Rejection::SessionLeasesFull { limit: count(limit) });
+        let decision = if let Some(first) = self.held_already(acquire) {
+            Decision::Share(first)
+        } else {
+            if self.tokens_left() == 0 {
+                return Err(Rejection::TokensExhausted);
             }
+            match self.table.locks.get(&acquire.name) {
+                None => Decision::Grant,
+                Some(lock) => self.decide_contended(acquire, lock)?,
+            }
+        };
+        match decision {
+            Decision::Queue => self.no_deadlock(core::slice::from_ref(acquire))?,
+            Decision::Grant | Decision::Share(_) => {}
         }
-        if self.table.leases.len() >= self.limits.leases_max {
-            return Err(Rejection::LeasesFull { limit: count(self.limits.leases_max) });
+        if let LeaseTerm::Session(session_id) = acquire.term {
+            self.session_has_room(session_id, 1)?;
         }
+        self.leases_have_room(1)?;
         Ok(decision)
     }
 
-    fn decide_contended(&self, acquire: &Acquire, lock: &Lock) -> Result<Decision, Rejection> {
-        let compatible = lock.queue.is_empty() && lock.holders.compatible(acquire.mode);
+    /// Decides about a lock that is remembered, by itself and its queue alone.
+    pub(crate) fn decide_contended(
+        &self,
+        acquire: &Acquire,
+        lock: &Lock,
+    ) -> Result<Decision, Rejection> {
+        if let Some(limit) = lock.other_limit(acquire.mode) {
+            return Err(Rejection::PermitLimitDiffers { limit: u64::from(limit) });
+        }
+        let compatible = lock.queue.is_empty()
+            && lock.closed_until.is_none()
+            && lock.holders.compatible(acquire.mode);
         let room = lock.holders.len() < self.limits.holders_max;
         if compatible && room {
             return Ok(Decision::Grant);
@@ -106,12 +142,13 @@ impl Machine {
         Ok(Decision::Queue)
     }
 
-    fn contention(&self, name: &LockName, lock: &Lock) -> Contention {
+    pub(crate) fn contention(&self, name: &LockName, lock: &Lock) -> Contention {
         Contention {
             name: name.clone(),
             holders: self.holders(lock, HOLDERS_SHOWN_MAX),
             holder_count: count(lock.holders.len()),
             queue_length: count(lock.queue.len()),
+            closed_until: lock.closed_until,
         }
     }
 
@@ -122,32 +159,47 @@ impl Machine {
         token: Token,
         step: &mut Step,
     ) -> Outcome {
-        let held = Held {
-            token,
-            granted_at: self.clock,
-            since_wall_ms: step.wall_ms,
-            renewed_at: self.clock,
-            expires_at: own_deadline(acquire.term, self.clock),
-            claim_until: None,
-        };
+        let held = self.fresh_hold(token, acquire.term, step);
         self.enter(acquire, fingerprint, LeaseState::Held(held));
         match self.grant(acquire.lease_id) {
             Some(grant) => {
-                self.announce_grant(grant.clone(), true, false, step);
+                self.announce_grant(grant.clone(), (true, false, false), step);
                 Outcome::Granted(grant)
             }
             None => Outcome::Done,
         }
     }
 
-    fn enqueue(&mut self, acquire: &Acquire, fingerprint: u64, step: &mut Step) -> Outcome {
+    /// A hold that begins now.
+    pub(crate) fn fresh_hold(&self, token: Token, term: LeaseTerm, step: &Step) -> Held {
+        Held {
+            token,
+            granted_at: self.clock,
+            since_wall_ms: step.wall_ms,
+            renewed_at: self.clock,
+            expires_at: own_deadline(term, self.clock),
+            claim_until: None,
+        }
+    }
+
+    /// A place at the end of the queue.
+    pub(crate) fn fresh_wait(&self, acquire: &Acquire) -> Waiting {
         let queue = self.table.locks.get(&acquire.name).map(|lock| &lock.queue);
-        let waiting = Waiting {
+        Waiting {
             ticket: queue.map_or(0, Queue::next_ticket),
             wait_until: self.clock.plus_ms(acquire.wait.ms()),
             grace_until: None,
-        };
+        }
+    }
+
+    fn enqueue(&mut self, acquire: &Acquire, fingerprint: u64, step: &mut Step) -> Outcome {
+        let waiting = self.fresh_wait(acquire);
         self.enter(acquire, fingerprint, LeaseState::Waiting(waiting));
+        Outcome::Queued(self.announce_queued(acquire, step))
+    }
+
+    /// Tells that a request joined the queue, as its last.
+    pub(crate) fn announce_queued(&mut self, acquire: &Acquire, step: &mut Step) -> Queued {
         let lock = self.table.locks.get(&acquire.name);
         let queue_length = lock.map_or(0, |lock| count(lock.queue.len()));
         let kind = EventKind::Queued {
@@ -157,11 +209,22 @@ impl Machine {
         };
         let revision = self.emit(kind, step);
         self.touch_lock(&acquire.name, revision);
-        Outcome::Queued(Queued { lease_id: acquire.lease_id, position: queue_length })
+        Queued { lease_id: acquire.lease_id, position: queue_length }
     }
 
     /// Enters a new lease everywhere but in the lock's revision.
-    fn enter(&mut self, acquire: &Acquire, fingerprint: u64, state: LeaseState) {
+    pub(crate) fn enter(&mut self, acquire: &Acquire, fingerprint: u64, state: LeaseState) {
+        self.enter_as(acquire, fingerprint, None, state);
+    }
+
+    /// As [`Machine::enter`], for one of several leases that were asked for together.
+    pub(crate) fn enter_as(
+        &mut self,
+        acquire: &Acquire,
+        fingerprint: u64,
+        group: Option<Group>,
+        state: LeaseState,
+    ) {
         let known = self.table.locks.get_key_value(&acquire.name).map(|(name, _)| name.clone());
         if known.is_none() {
             self.changes.created(RowKey::Lock(acquire.name.clone()));
@@ -176,6 +239,8 @@ impl Machine {
             request_id: acquire.request_id,
             fingerprint,
             acquired_at: self.clock,
+            lock_delay: acquire.lock_delay,
+            group,
             state,
         };
         self.deadlines.add(lease.deadline(), Due::Lease(acquire.lease_id));
@@ -191,12 +256,11 @@ impl Machine {
     pub(crate) fn announce_grant(
         &mut self,
         grant: Box<Grant>,
-        attached: bool,
-        queued: bool,
+        (attached, queued, in_group): (bool, bool, bool),
         step: &mut Step,
     ) {
         let name = grant.name.clone();
-        let revision = self.emit(EventKind::Granted { grant, attached, queued }, step);
+        let revision = self.emit(EventKind::Granted { grant, attached, queued, in_group }, step);
         self.touch_lock(&name, revision);
     }
 
@@ -208,70 +272,101 @@ impl Machine {
     }
 
     /// Grants the next in line as long as the holders leave room, then forgets the lock if nobody
-    /// is left. Called after everything that took somebody out of the lock.
+    /// is left. Called after everything that took somebody out of the lock or opened it. A grant of
+    /// several locks together lets the queues of the others move, too.
     pub(crate) fn settle(&mut self, name: &LockName, step: &mut Step) {
-        while let Some(lease_id) = self.table.grantable(name, self.limits.holders_max) {
-            // Without tokens the waiter stays where it is: nothing is granted any more.
-            let Some(token) = self.next_token() else { break };
-            self.grant_waiter(lease_id, token, step);
+        let mut others = self.settle_one(name, step);
+        while let Some(name) = others.pop() {
+            others.extend(self.settle_one(&name, step));
         }
-        let idle = |lock: &Lock| lock.holders.is_empty() && lock.queue.is_empty();
-        if self.table.locks.get(name).is_some_and(idle) {
+    }
+
+    /// Settles one lock; the others that its grants touched are still to be settled.
+    fn settle_one(&mut self, name: &LockName, step: &mut Step) -> Vec<LockName> {
+        let mut others = Vec::new();
+        while let Some(lease_id) = self.table.grantable(name, self.limits.holders_max) {
+            let together = self.table.group(lease_id).cloned();
+            // Without tokens the waiter stays where it is: nothing is granted any more.
+            if self.tokens_left() < together.as_ref().map_or(1, |all| count(all.len())) {
+                break;
+            }
+            let attached = self.table.attached.contains(&self.stands_for(lease_id));
+            match together {
+                None => self.grant_waiter(lease_id, (attached, false), step),
+                Some(all) => {
+                    for id in all {
+                        let lease = self.table.leases.get(&id);
+                        others.extend(lease.map(|lease| lease.name.clone()));
+                        self.grant_waiter(id, (attached, true), step);
+                    }
+                    others.retain(|other| other != name);
+                }
+            }
+        }
+        self.forget_if_idle(name);
+        others
+    }
+
+    /// Forgets the lock if there is nothing left to remember.
+    pub(crate) fn forget_if_idle(&mut self, name: &LockName) {
+        if self.table.locks.get(name).is_some_and(Lock::is_idle) {
             self.table.locks.remove(name);
             self.changes.deleted(RowKey::Lock(name.clone()));
         }
     }
 
-    fn grant_waiter(&mut self, lease_id: LeaseId, token: Token, step: &mut Step) {
+    fn grant_waiter(
+        &mut self,
+        lease_id: LeaseId,
+        (attached, in_group): (bool, bool),
+        step: &mut Step,
+    ) {
         let Some(mut lease) = self.table.remove(lease_id) else { return };
+        let Some(token) = self.next_token() else { return };
         let old_deadline = lease.deadline();
-        let attached = match &lease.state {
-            LeaseState::Waiting(waiting) => waiting.grace_until.is_none(),
-            LeaseState::Held(_) => true,
-        };
         lease.state = LeaseState::Held(Held {
-            token,
-            granted_at: self.clock,
-            since_wall_ms: step.wall_ms,
-            renewed_at: self.clock,
-            expires_at: own_deadline(lease.term, self.clock),
             claim_until: (!attached).then(|| self.clock.plus_ms(lease.grace.ms())),
+            ..self.fresh_hold(token, lease.term, step)
         });
         self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
         let entered = self.table.insert(lease_id, lease);
         debug_assert!(entered, "a grantable waiter found no place among the holders");
         self.changes.changed(RowKey::Lease(lease_id));
         if let Some(grant) = self.grant(lease_id) {
-            self.announce_grant(grant, attached, true, step);
+            self.announce_grant(grant, (attached, true, in_group), step);
         }
     }
 
     /// The waiter, or whoever was granted unseen, is there (again).
     pub(crate) fn attach(&mut self, lease_id: LeaseId) -> Outcome {
-        self.resume(lease_id, None)
+        self.resume(lease_id, true)
     }
 
-    /// Answers from the lease's present state; a waiter is attached and an unclaimed grant is
-    /// claimed. A repeat brings its own wait, which counts from now and never shortens.
-    fn resume(&mut self, lease_id: LeaseId, wait: Option<Wait>) -> Outcome {
-        let clock = self.clock;
+    /// Answers from the present state of the lease, and of those that were asked for with it.
+    fn resume(&mut self, lease_id: LeaseId, attaches: bool) -> Outcome {
+        match self.table.group(lease_id).cloned() {
+            Some(all) => self.resume_many(&all, attaches),
+            None => self.resume_one(lease_id, attaches),
+        }
+    }
+
+    /// Answers from the lease's present state; an unclaimed grant is claimed by being told, a waiter
+    /// is attached if its connection is the one that asks. How long it waits was said at first.
+    pub(crate) fn resume_one(&mut self, lease_id: LeaseId, attaches: bool) -> Outcome {
         let Some(lease) = self.table.leases.get_mut(&lease_id) else {
             return self.gone(lease_id);
         };
         let old_deadline = lease.deadline();
         match &mut lease.state {
             LeaseState::Waiting(waiting) => {
-                waiting.grace_until = None;
-                if let Some(wait) = wait {
-                    waiting.wait_until = waiting.wait_until.max(clock.plus_ms(wait.ms()));
-                }
                 let ticket = waiting.ticket;
-                self.table.attached.insert(lease_id);
+                if attaches && waiting.grace_until.take().is_some() {
+                    self.table.attached.insert(lease_id);
+                    self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
+                    self.changes.changed(RowKey::Lease(lease_id));
+                }
                 let lock = self.table.locks.get(&lease.name);
                 let position = lock.map_or(0, |lock| lock.queue.position(ticket));
-                let new_deadline = lease.deadline();
-                self.deadlines.shift(old_deadline, new_deadline, Due::Lease(lease_id));
-                self.changes.changed(RowKey::Lease(lease_id));
                 Outcome::Queued(Queued { lease_id, position })
             }
             LeaseState::Held(held) => {
@@ -294,6 +389,7 @@ impl Machine {
     }
 
     pub(crate) fn detach(&mut self, lease_id: LeaseId) -> Outcome {
+        let lease_id = self.stands_for(lease_id);
         if self.table.attached.remove(&lease_id) {
             self.begin_grace(lease_id);
         }

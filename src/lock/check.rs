@@ -3,14 +3,16 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use crate::acquire::own_deadline;
 use crate::command::Mode;
 use crate::deadlines::Due;
 use crate::ids::{LeaseId, LockName};
+use crate::limits::count;
 use crate::machine::Machine;
 use crate::requests::{EndLog, LogKind, Subject};
-use crate::table::{Lease, LeaseState, Lock};
+use crate::table::{Group, Lease, LeaseState, Lock, Pool};
 
 fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(broken()) }
@@ -31,18 +33,16 @@ impl Machine {
         self.check_memory()
     }
 
-    /// Invariants 1 to 5.
+    /// Invariants 2 to 5 and 13.
     fn check_lock(&self, name: &LockName, lock: &Lock) -> Result<(), String> {
         let holder_count = lock.holders.len();
-        ensure(holder_count > 0 || !lock.queue.is_empty(), || "is free but kept".to_string())?;
+        ensure(!lock.is_idle(), || "is free but kept".to_string())?;
+        self.check_together(lock)?;
         for (token, lease_id) in lock.holders.iter() {
             let lease = self.table.leases.get(&lease_id);
             let lease = lease.ok_or_else(|| format!("holder {lease_id:?} has no lease"))?;
             ensure(lease.name == *name && lease.token() == Some(token), || {
                 format!("holder {lease_id:?} has another lock or token")
-            })?;
-            ensure(holder_count == 1 || lease.mode == Mode::Shared, || {
-                format!("holder {lease_id:?} is exclusive among {holder_count} (P1)")
             })?;
             ensure(Some(token) <= lock.last_token && token <= self.token_last, || {
                 format!("token {} is above the newest (P2)", token.0)
@@ -58,12 +58,57 @@ impl Machine {
         }
         ensure(lock.queue.iter().count() == lock.queue.len(), || "queue miscounted".to_string())?;
         let grantable = self.table.grantable(name, self.limits.holders_max);
-        ensure(grantable.is_none() || self.tokens_exhausted(), || {
+        let needed =
+            grantable.and_then(|id| self.table.group(id)).map_or(1, |all| count(all.len()));
+        ensure(grantable.is_none() || self.tokens_left() < needed, || {
             "the next in line could hold but waits (P4, P8)".to_string()
         })?;
         ensure(lock.queue.len() <= self.limits.queue_length_max, || "queue too long".to_string())?;
         ensure(holder_count <= self.limits.holders_max, || "too many holders".to_string())?;
+        if let Some(closed_until) = lock.closed_until {
+            let due = Due::Lock(name.clone());
+            ensure(self.deadlines.contains(closed_until, due), || {
+                "its lock-delay is not indexed".to_string()
+            })?;
+        }
+        if let Some(value) = &lock.value {
+            ensure(Some(value.token) <= lock.last_token, || {
+                "its value is of no grant of its own".to_string()
+            })?;
+        }
         ensure(lock.revision <= self.revision, || "revision from the future".to_string())
+    }
+
+    /// Invariants 1 and 12.
+    fn check_together(&self, lock: &Lock) -> Result<(), String> {
+        let mode = |lease_id: LeaseId| self.table.leases.get(&lease_id).map(|lease| lease.mode);
+        let held: Vec<Mode> = lock.holders.iter().filter_map(|(_, id)| mode(id)).collect();
+        let waiting = lock.queue.iter().filter_map(|(_, id)| mode(id));
+        let mut pool = Pool { limit: 0, claims: 0 };
+        for mode in held.iter().copied().chain(waiting) {
+            if let Mode::Permits(permits) = mode {
+                ensure(pool.claims == 0 || pool.limit == permits.limit(), || {
+                    "permits of two limits".to_string()
+                })?;
+                pool = Pool { limit: permits.limit(), claims: pool.claims.saturating_add(1) };
+            }
+        }
+        ensure(lock.pool == (pool.claims > 0).then_some(pool), || "its pool is wrong".to_string())?;
+        let permits: u64 = held
+            .iter()
+            .map(|mode| match mode {
+                Mode::Exclusive | Mode::Shared => 0,
+                Mode::Permits(permits) => u64::from(permits.count()),
+            })
+            .sum();
+        let alone = held.len() == 1;
+        let shared = held.iter().all(|mode| *mode == Mode::Shared);
+        let within = held.iter().all(|mode| matches!(mode, Mode::Permits(_)))
+            && permits <= u64::from(pool.limit);
+        ensure(held.is_empty() || alone || shared || within, || {
+            format!("{} holders that cannot hold together (P1)", held.len())
+        })?;
+        ensure(permits == u64::from(lock.holders.permits()), || "permits miscounted".to_string())
     }
 
     /// Invariants 4 and 6 to 8, from the lease's side.
@@ -74,17 +119,23 @@ impl Machine {
                 ensure(lock.queue.get(waiting.ticket) == Some(lease_id), || {
                     "waits but is not queued".to_string()
                 })?;
+                let member = matches!(lease.group, Some(Group::Member(_)));
                 let attached = self.table.attached.contains(&lease_id);
-                ensure(attached == waiting.grace_until.is_none(), || {
+                ensure(attached == (waiting.grace_until.is_none() && !member), || {
                     "attachment is not indexed".to_string()
                 })?;
+                self.check_group(lease_id, lease)?;
             }
             LeaseState::Held(held) => {
-                ensure(lock.holders.get(held.token) == Some(lease_id), || {
-                    "is held but is no holder".to_string()
-                })?;
+                let first = lock.holders.get(held.token);
+                let shares = self.table.shares.get(&held.token);
+                let shares = shares.is_some_and(|shares| shares.contains(&lease_id));
                 ensure(
-                    lease.acquired_at <= held.granted_at
+                    if shares { first < Some(lease_id) } else { first == Some(lease_id) },
+                    || "is held but is no holder".to_string(),
+                )?;
+                ensure(
+                    (lease.session_id().is_some() || lease.acquired_at <= held.granted_at)
                         && held.granted_at <= held.renewed_at
                         && held.renewed_at <= self.clock,
                     || "its stamps are out of order".to_string(),
@@ -113,6 +164,20 @@ impl Machine {
             })?;
         }
         Ok(())
+    }
+
+    /// Invariant 14: what waits together waits in every queue, and its first lease stands for it.
+    fn check_group(&self, lease_id: LeaseId, lease: &Lease) -> Result<(), String> {
+        let Some(group) = &lease.group else { return Ok(()) };
+        let all = self.table.group(lease_id);
+        let all = all.ok_or_else(|| format!("waits with nobody: {group:?}"))?;
+        ensure(all.contains(&lease_id), || "is no member of its group".to_string())?;
+        let waits = |id: &LeaseId| {
+            self.table.leases.get(id).is_some_and(|member| {
+                member.token().is_none() && member.session_id() == lease.session_id()
+            })
+        };
+        ensure(all.iter().all(waits), || "waits, but not all of its group do".to_string())
     }
 
     /// Invariant 6, from the session's side.
@@ -147,7 +212,9 @@ impl Machine {
     fn check_counts(&self) -> Result<(), String> {
         let leases = self.table.leases.values();
         let dated = leases.clone().filter(|lease| lease.deadline().is_some()).count();
-        let deadlines = dated.saturating_add(self.sessions.open.len());
+        let closed = self.table.locks.values().filter(|lock| lock.closed_until.is_some()).count();
+        ensure(self.closed_count == closed, || "closed locks miscounted".to_string())?;
+        let deadlines = dated.saturating_add(self.sessions.open.len()).saturating_add(closed);
         ensure(self.deadlines.len() == deadlines, || "a deadline of nobody".to_string())?;
         let waiting = leases.clone().filter(|lease| lease.token().is_none()).count();
         ensure(self.table.waiting_count == waiting, || "waiters miscounted".to_string())?;
@@ -159,11 +226,27 @@ impl Machine {
         let opened = sessions.filter(|opened| opened.session.request_id.is_some()).count();
         let known = live.saturating_add(opened).saturating_add(self.memory.answers.len);
         ensure(self.memory.requests.len() == known, || "a request id of nobody".to_string())?;
-        ensure(self.table.leases.len() <= self.limits.leases_max, || {
-            "too many leases".to_string()
+        let places = self.table.leases.len().saturating_add(closed);
+        ensure(places <= self.limits.leases_max, || {
+            "too many leases and closed locks".to_string()
         })?;
         ensure(self.sessions.open.len() <= self.limits.sessions_max, || {
             "too many sessions".to_string()
+        })?;
+        let shares: usize = self.table.shares.values().map(alloc::collections::BTreeSet::len).sum();
+        let holders: usize = self.table.locks.values().map(|lock| lock.holders.len()).sum();
+        let held = self.table.leases.len().saturating_sub(waiting);
+        ensure(holders.saturating_add(shares) == held, || "a share of nobody".to_string())?;
+        let values = self.table.locks.values().filter(|lock| lock.value.is_some()).count();
+        ensure(values == self.value_count && values <= self.limits.values_max, || {
+            "values miscounted".to_string()
+        })?;
+        ensure(self.memory.requests.len() <= self.limits.answers_max, || {
+            "too many request ids".to_string()
+        })?;
+        let most = self.sessions.open.values().map(|opened| opened.leases.len()).max();
+        ensure(most.unwrap_or(0) <= self.limits.leases_per_session_max, || {
+            "too many leases in a session".to_string()
         })?;
         ensure(self.recent_fits(), || "too many recent ends".to_string())?;
         ensure(self.token_last.0 <= self.limits.token_max, || "a token too large".to_string())
@@ -177,6 +260,10 @@ impl Machine {
     fn check_memory(&self) -> Result<(), String> {
         self.check_log(LogKind::Answers, &self.memory.answers)?;
         self.check_log(LogKind::Recent, &self.memory.recent)?;
+        let past: usize = self.history.chunks.iter().map(Vec::len).sum();
+        ensure(past == self.history.len && past <= self.limits.history_max.max(1), || {
+            "history miscounted".to_string()
+        })?;
         let remembered = self.memory.answers.len.saturating_add(self.memory.recent.len);
         ensure(self.memory.ended.len() == remembered, || "an end of nobody".to_string())
     }

@@ -5,8 +5,10 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{LeaseId, LockName, Metadata, Owner, Reason, RequestId, SessionId, Token};
-use crate::time::{Grace, LeaseTime, Ttl, Wait};
+use crate::ids::{
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RequestId, SessionId, Token, Value,
+};
+use crate::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 
 /// The newest behaviour version that this build knows.
 pub const LEVEL: u16 = 1;
@@ -59,6 +61,8 @@ pub enum Command {
         target: ForceTarget,
         /// Told to watchers and kept for the audit.
         reason: Reason,
+        /// How long the lock stays closed; `None` for what remained of the lease.
+        lock_delay: Option<LockDelay>,
     },
     /// Opens a session.
     OpenSession(OpenSession),
@@ -72,6 +76,73 @@ pub enum Command {
         /// The session to end.
         session_id: SessionId,
     },
+    /// Writes the lock's value; only who holds the lock may.
+    SetValue {
+        /// The lock.
+        name: LockName,
+        /// The lease that holds it.
+        lease_id: LeaseId,
+        /// `None` deletes it.
+        value: Option<Value>,
+    },
+    /// Deletes the value of a lock that nobody holds.
+    DeleteValue {
+        /// The lock.
+        name: LockName,
+    },
+    /// Takes several locks in one decision, or joins all their queues at once.
+    AcquireMany(AcquireMany),
+    /// Gives a held lock to a new lease, with a new token and without a gap.
+    HandOver(HandOver),
+}
+
+/// The claims of one client on several locks: all are granted in one step, or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcquireMany {
+    /// One for each lock, in the order of the request; their names differ.
+    pub claims: Vec<Claim>,
+    /// Tells people who holds or waits.
+    pub owner: Owner,
+    /// How the leases stay alive.
+    pub term: LeaseTerm,
+    /// How long to stand in the queues at most; zero asks for an answer at once.
+    pub wait: Wait,
+    /// How long the places in the queues outlive the connection.
+    pub grace: Grace,
+    /// Under which the request may be repeated without a second effect (P7).
+    pub request_id: Option<RequestId>,
+    /// Shown to others with the owner.
+    pub metadata: Metadata,
+}
+
+/// One of several locks that are asked for together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Random, minted by the node that received the request.
+    pub lease_id: LeaseId,
+    /// The lock.
+    pub name: LockName,
+    /// Alone or together with others.
+    pub mode: Mode,
+    /// How long the lock stays closed if the holder is lost.
+    pub lock_delay: LockDelay,
+}
+
+/// Gives a held lock to somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// The lease that holds; it ends.
+    pub lease_id: LeaseId,
+    /// The lease that holds from then on. Random, minted by the node that received the request.
+    pub new_lease_id: LeaseId,
+    /// Who holds from then on.
+    pub owner: Owner,
+    /// How the new lease stays alive.
+    pub term: LeaseTerm,
+    /// Under which the request may be repeated without a second effect (P7).
+    pub request_id: Option<RequestId>,
+    /// Shown to others with the owner.
+    pub metadata: Metadata,
 }
 
 /// The claim of one client on one lock.
@@ -95,6 +166,8 @@ pub struct Acquire {
     pub request_id: Option<RequestId>,
     /// Shown to others with the owner.
     pub metadata: Metadata,
+    /// How long the lock stays closed if the holder is lost.
+    pub lock_delay: LockDelay,
 }
 
 /// How a lease stays alive.
@@ -115,6 +188,8 @@ pub enum Mode {
     Exclusive,
     /// Any number of shared holders.
     Shared,
+    /// Holders whose permits together are within the limit, which all of them name alike.
+    Permits(Permits),
 }
 
 /// Whose grant a force release ends.

@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{LockName, Owner, Reason, Revision, SessionId};
+use crate::ids::{LockName, Owner, Reason, Revision, SessionId, Token};
 use crate::outcome::{Ended, Grant};
 
 /// One thing that happened, at one revision.
@@ -30,6 +30,8 @@ pub enum EventKind {
         attached: bool,
         /// Whether it came from the queue.
         queued: bool,
+        /// Whether other locks were granted with it.
+        in_group: bool,
     },
     /// A request joined the queue.
     Queued {
@@ -60,5 +62,17 @@ pub enum EventKind {
     SessionEnded {
         /// Which.
         session_id: SessionId,
+    },
+    /// The lock-delay of a lock is over.
+    Reopened {
+        /// The lock.
+        name: LockName,
+    },
+    /// The value of a lock was written or deleted.
+    ValueChanged {
+        /// The lock.
+        name: LockName,
+        /// Of the grant under which it was written; `None` if it was deleted.
+        token: Option<Token>,
     },
 }

@@ -151,6 +151,94 @@ bounded_text!(
 );
 bounded_text!(Reason, "reason", limits::REASON_BYTES_MAX, "Why somebody force-released a lock.");
 
+/// A small text that a lock carries for whoever reads it: an address, a version, a checkpoint. It
+/// may be empty and may hold any characters. Cloning shares the text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Value(Arc<str>);
+
+impl Value {
+    /// Checks the length, in bytes of UTF-8.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        if text.len() > limits::VALUE_BYTES_MAX {
+            return Err(Invalid(format!(
+                "a value has at most {} bytes, this one has {}",
+                limits::VALUE_BYTES_MAX,
+                text.len()
+            )));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Value {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        Self::new(&text)
+    }
+}
+
+impl From<Value> for String {
+    fn from(value: Value) -> String {
+        value.0.as_ref().into()
+    }
+}
+
+/// Some of the permits of a lock, and how many there are; 1 ≤ count ≤ limit ≤ 100,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(u32, u32)", into = "(u32, u32)")]
+pub struct Permits {
+    count: u32,
+    limit: u32,
+}
+
+impl Permits {
+    /// Checks the bounds.
+    pub fn new(count: u64, limit: u64) -> Result<Self, Invalid> {
+        let max = limits::PERMITS_MAX;
+        match (u32::try_from(count), u32::try_from(limit)) {
+            (Ok(count), Ok(limit))
+                if (1..=max).contains(&limit) && (1..=limit).contains(&count) =>
+            {
+                Ok(Self { count, limit })
+            }
+            (Ok(_) | Err(_), Ok(_) | Err(_)) => Err(Invalid(format!(
+                "permits are 1 to limit, and the limit is 1 to {max}, not {count} of {limit}"
+            ))),
+        }
+    }
+
+    /// How many of them.
+    pub fn count(self) -> u32 {
+        self.count
+    }
+
+    /// Of how many.
+    pub fn limit(self) -> u32 {
+        self.limit
+    }
+}
+
+impl TryFrom<(u32, u32)> for Permits {
+    type Error = Invalid;
+
+    fn try_from((count, limit): (u32, u32)) -> Result<Self, Invalid> {
+        Self::new(u64::from(count), u64::from(limit))
+    }
+}
+
+impl From<Permits> for (u32, u32) {
+    fn from(permits: Permits) -> Self {
+        (permits.count, permits.limit)
+    }
+}
+
 /// What the holder wants others to see (a job link, a host): text by text, at most 4 KiB in all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]

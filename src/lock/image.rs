@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::LEVEL;
 use crate::deadlines::Due;
+use crate::history::{History, PastGrant};
 use crate::ids::{LeaseId, LockName, RequestId, Revision, SessionId, Token};
 use crate::limits::Limits;
 use crate::machine::Machine;
+use crate::outcome::ValueInfo;
 use crate::requests::{EndLog, LogKind, Place, Subject};
 use crate::sessions::OpenedSession;
 use crate::table::Lock;
@@ -38,7 +40,7 @@ const CHUNK_NUMBER_MAX: u64 = u64::MAX >> 1;
 pub enum RowKey {
     /// The clock and the counters; always present.
     Meta,
-    /// A lock that is held or waited for.
+    /// A lock that is held, waited for, closed, or carries a value.
     Lock(LockName),
     /// A lease, held or waiting.
     Lease(LeaseId),
@@ -48,6 +50,10 @@ pub enum RowKey {
     Answers(u64),
     /// Ends of what came without one, oldest chunk first.
     Recent(u64),
+    /// The value of a lock.
+    Value(LockName),
+    /// Grants that ended, oldest chunk first.
+    History(u64),
 }
 
 /// One row.
@@ -72,6 +78,10 @@ pub enum RowValue {
     Session(Session),
     /// Of [`RowKey::Answers`] and [`RowKey::Recent`].
     Chunk(Vec<Answer>),
+    /// Of [`RowKey::Value`].
+    Value(Box<ValueInfo>),
+    /// Of [`RowKey::History`].
+    History(Vec<PastGrant>),
 }
 
 /// The clock and the counters. Persisted.
@@ -88,6 +98,7 @@ pub struct Meta {
 pub struct LockRow {
     pub(crate) last_token: Option<Token>,
     pub(crate) revision: Revision,
+    pub(crate) closed_until: Option<LeaseTime>,
 }
 
 /// Rows that are no image of any machine; the text says what is wrong with them.
@@ -128,6 +139,12 @@ impl Machine {
         let locks = self.table.locks.iter();
         let leases = self.table.leases.iter();
         let sessions = self.sessions.open.iter();
+        let values = self.table.locks.iter().filter_map(|(name, lock)| {
+            Some((RowKey::Value(name.clone()), RowValue::Value(lock.value.clone()?)))
+        });
+        let history = (self.history.first..).zip(self.history.chunks.iter());
+        let history = history
+            .map(|(number, chunk)| (RowKey::History(number), RowValue::History(chunk.clone())));
         core::iter::once((RowKey::Meta, RowValue::Meta(self.meta())))
             .chain(locks.map(|(name, lock)| (RowKey::Lock(name.clone()), lock_row(lock))))
             .chain(leases.map(|(id, lease)| (RowKey::Lease(*id), RowValue::Lease(lease.clone()))))
@@ -136,6 +153,8 @@ impl Machine {
             }))
             .chain(chunks(LogKind::Answers))
             .chain(chunks(LogKind::Recent))
+            .chain(values)
+            .chain(history)
             .map(|(key, value)| (key, row(value)))
     }
 
@@ -176,6 +195,11 @@ impl Machine {
             RowKey::Session(id) => self.sessions.get(*id).cloned().map(RowValue::Session),
             RowKey::Answers(number) => chunk(LogKind::Answers, *number),
             RowKey::Recent(number) => chunk(LogKind::Recent, *number),
+            RowKey::Value(name) => {
+                let lock = self.table.locks.get(name);
+                lock.and_then(|lock| lock.value.clone()).map(RowValue::Value)
+            }
+            RowKey::History(number) => self.history.chunk(*number).cloned().map(RowValue::History),
         };
         value.map(row)
     }
@@ -186,7 +210,11 @@ fn row(value: RowValue) -> Row {
 }
 
 fn lock_row(lock: &Lock) -> RowValue {
-    RowValue::Lock(LockRow { last_token: lock.last_token, revision: lock.revision })
+    RowValue::Lock(LockRow {
+        last_token: lock.last_token,
+        revision: lock.revision,
+        closed_until: lock.closed_until,
+    })
 }
 
 /// Rows by kind, before they are put together.
@@ -198,6 +226,8 @@ struct Parts {
     sessions: BTreeMap<SessionId, Session>,
     answers: BTreeMap<u64, Vec<Answer>>,
     recent: BTreeMap<u64, Vec<Answer>>,
+    values: BTreeMap<LockName, Box<ValueInfo>>,
+    history: BTreeMap<u64, Vec<PastGrant>>,
 }
 
 impl Parts {
@@ -217,6 +247,8 @@ impl Parts {
             }
             (RowKey::Answers(no), RowValue::Chunk(row)) => self.answers.insert(no, row).is_some(),
             (RowKey::Recent(no), RowValue::Chunk(row)) => self.recent.insert(no, row).is_some(),
+            (RowKey::Value(name), RowValue::Value(row)) => self.values.insert(name, row).is_some(),
+            (RowKey::History(no), RowValue::History(row)) => self.history.insert(no, row).is_some(),
             (key, _) => return Err(BadImage(format!("{key:?} holds a row of another kind"))),
         };
         if twice { Err(BadImage("a key comes twice".to_string())) } else { Ok(()) }
@@ -237,19 +269,28 @@ impl Parts {
         machine.revision = meta.revision;
         machine.changes.meta = Some(meta);
         for (name, row) in self.locks {
-            let lock =
-                Lock { last_token: row.last_token, revision: row.revision, ..Lock::default() };
+            machine.deadlines.add(row.closed_until, Due::Lock(name.clone()));
+            if row.closed_until.is_some() {
+                machine.closed_count = machine.closed_count.saturating_add(1);
+            }
+            let lock = Lock {
+                last_token: row.last_token,
+                revision: row.revision,
+                closed_until: row.closed_until,
+                ..Lock::default()
+            };
             machine.table.locks.insert(name, lock);
         }
+        machine.restore_values(self.values)?;
+        machine.history = restore_history(self.history)?;
         for (session_id, session) in self.sessions {
             machine.restore_session(session_id, session)?;
         }
         for (lease_id, lease) in self.leases {
             machine.restore_lease(lease_id, lease)?;
         }
-        let empty = |lock: &Lock| lock.holders.is_empty() && lock.queue.is_empty();
-        if let Some((name, _)) = machine.table.locks.iter().find(|(_, lock)| empty(lock)) {
-            return Err(BadImage(format!("the lock {name} is neither held nor waited for")));
+        if let Some((name, _)) = machine.table.locks.iter().find(|(_, lock)| lock.is_idle()) {
+            return Err(BadImage(format!("the lock {name} has nothing to be remembered for")));
         }
         machine.memory.answers = machine.restore_log(LogKind::Answers, self.answers)?;
         machine.memory.recent = machine.restore_log(LogKind::Recent, self.recent)?;
@@ -257,7 +298,36 @@ impl Parts {
     }
 }
 
+fn restore_history(chunks: BTreeMap<u64, Vec<PastGrant>>) -> Result<History, BadImage> {
+    let first = chunks.keys().next().copied().unwrap_or_default();
+    let mut history = History { first, ..History::default() };
+    let mut expected = first;
+    for (number, grants) in chunks {
+        if number != expected || number > CHUNK_NUMBER_MAX || grants.is_empty() {
+            return Err(BadImage(format!("the history has a gap before chunk {number}")));
+        }
+        expected = number.saturating_add(1);
+        history.len = history.len.saturating_add(grants.len());
+        history.chunks.push_back(grants);
+    }
+    Ok(history)
+}
+
 impl Machine {
+    fn restore_values(
+        &mut self,
+        values: BTreeMap<LockName, Box<ValueInfo>>,
+    ) -> Result<(), BadImage> {
+        self.value_count = values.len();
+        for (name, value) in values {
+            let Some(lock) = self.table.locks.get_mut(&name) else {
+                return Err(BadImage(format!("a value has no lock {name}")));
+            };
+            lock.value = Some(value);
+        }
+        Ok(())
+    }
+
     fn restore_session(&mut self, session_id: SessionId, session: Session) -> Result<(), BadImage> {
         self.restore_request(session.request_id, Subject::Session(session_id))?;
         self.deadlines.add(Some(session.deadline), Due::Session(session_id));

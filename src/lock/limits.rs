@@ -23,7 +23,25 @@ pub const GRACE_MS_DEFAULT: u64 = 5_000;
 pub const QUEUE_LENGTH_MAX: usize = 100_000;
 /// Shared holders of one lock.
 pub const HOLDERS_MAX: usize = 100_000;
-/// Leases, held or waiting, of the whole cluster.
+/// Bytes of text that one page of a listing may have; it ends earlier then.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Permits of one lock.
+pub const PERMITS_MAX: u32 = 100_000;
+/// Longest lock-delay, one hour.
+pub const LOCK_DELAY_MS_MAX: u64 = 3_600_000;
+/// Longest value of a lock, in bytes of UTF-8.
+pub const VALUE_BYTES_MAX: usize = 4096;
+/// Locks that carry a value, of the whole cluster.
+pub const VALUES_MAX: usize = 100_000;
+/// Ended grants that the history keeps; older ones make room.
+pub const HISTORY_MAX: usize = 65_536;
+/// Locks that one request may ask for together.
+pub const LOCKS_PER_ACQUIRE_MAX: usize = 64;
+/// Places in locks that one search for a deadlock may look at, and as many leases of the sessions
+/// that it reaches; beyond it the wait is admitted. More makes the longest command longer.
+pub const DEADLOCK_WALK_MAX: usize = 10_000;
+/// Leases, held or waiting, of the whole cluster, and locks that a lock-delay keeps closed: each of
+/// those keeps the place of the lease that was lost.
 pub const LEASES_MAX: usize = 10_000_000;
 /// Open sessions of the whole cluster.
 pub const SESSIONS_MAX: usize = 1_000_000;
@@ -31,7 +49,7 @@ pub const SESSIONS_MAX: usize = 1_000_000;
 pub const LEASES_PER_SESSION_MAX: usize = 1_000;
 /// Leases that one advance of the clock may end; bounds the work of one command.
 pub const EXPIRIES_PER_ADVANCE_MAX: usize = 1_024;
-/// Ended answers kept for repeats of their request id; beyond it new request ids are refused.
+/// Request ids of what lives, waits or is remembered; beyond it new ones are refused.
 pub const ANSWERS_MAX: usize = 2_000_000;
 /// How long, in lease time, an ended answer is kept at the least.
 pub const ANSWER_KEPT_MS: u64 = 60_000;
@@ -46,6 +64,7 @@ pub const ANSWERS_PER_CHUNK: usize = 128;
 /// Chunks of ended answers that one advance may forget; far more than one advance can fill.
 pub const CHUNKS_FORGOTTEN_PER_ADVANCE_MAX: usize = 16;
 
+const _: () = assert!(LOCKS_PER_ACQUIRE_MAX <= EXPIRIES_PER_ADVANCE_MAX);
 const _: () = assert!(LEASES_PER_SESSION_MAX <= EXPIRIES_PER_ADVANCE_MAX);
 
 /// The bounds that a machine is run with: always the constants above, except in tests that could
@@ -62,6 +81,12 @@ pub struct Limits {
     pub sessions_max: usize,
     /// See [`LEASES_PER_SESSION_MAX`].
     pub leases_per_session_max: usize,
+    /// See [`VALUES_MAX`].
+    pub values_max: usize,
+    /// See [`HISTORY_MAX`].
+    pub history_max: usize,
+    /// See [`DEADLOCK_WALK_MAX`].
+    pub deadlock_walk_max: usize,
     /// See [`EXPIRIES_PER_ADVANCE_MAX`].
     pub expiries_per_advance_max: usize,
     /// See [`ANSWERS_MAX`].
@@ -86,6 +111,9 @@ impl Default for Limits {
             leases_max: LEASES_MAX,
             sessions_max: SESSIONS_MAX,
             leases_per_session_max: LEASES_PER_SESSION_MAX,
+            values_max: VALUES_MAX,
+            history_max: HISTORY_MAX,
+            deadlock_walk_max: DEADLOCK_WALK_MAX,
             expiries_per_advance_max: EXPIRIES_PER_ADVANCE_MAX,
             answers_max: ANSWERS_MAX,
             answer_kept_ms: ANSWER_KEPT_MS,

@@ -12,6 +12,7 @@ use crate::changes::Changes;
 use crate::command::{Command, Entry, LEVEL};
 use crate::deadlines::{Deadlines, Due};
 use crate::event::{Event, EventKind};
+use crate::history::History;
 use crate::ids::{Revision, Token};
 use crate::limits::Limits;
 use crate::outcome::{EndReason, Outcome};
@@ -33,6 +34,10 @@ pub struct Machine {
     pub(crate) sessions: Sessions,
     pub(crate) deadlines: Deadlines,
     pub(crate) memory: Memory,
+    pub(crate) history: History,
+    pub(crate) value_count: usize,
+    /// Locks that a lock-delay keeps closed.
+    pub(crate) closed_count: usize,
     pub(crate) changes: Changes,
 }
 
@@ -105,9 +110,9 @@ impl Machine {
         self.clock
     }
 
-    /// The earliest moment at which a lease, a waiter or a session ends by itself. It may have
-    /// passed already: then more was due than one advance may end. Remembered answers are not
-    /// counted, they are forgotten whenever the clock moves.
+    /// The earliest moment at which a lease, a waiter, a session or a lock-delay ends by itself. It
+    /// may have passed already: then more was due than one advance may end. Remembered answers are
+    /// not counted, they are forgotten whenever the clock moves.
     pub fn next_due(&self) -> Option<LeaseTime> {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
@@ -137,12 +142,18 @@ impl Machine {
             Command::DetachAll => self.detach_all(),
             Command::Renew { lease_id } => self.renew(*lease_id),
             Command::Release { lease_id } => self.release(*lease_id, step),
-            Command::ForceRelease { name, target, reason } => {
-                self.force_release(name, *target, reason, step)
+            Command::ForceRelease { name, target, reason, lock_delay } => {
+                self.force_release(name, *target, (reason, *lock_delay), step)
             }
             Command::OpenSession(open) => self.open_session(open, step),
             Command::RenewSession { session_id } => self.renew_session(*session_id),
             Command::CloseSession { session_id } => self.close_session(*session_id, step),
+            Command::SetValue { name, lease_id, value } => {
+                self.set_value(name, *lease_id, value.as_ref(), step)
+            }
+            Command::DeleteValue { name } => self.delete_value(name, step),
+            Command::AcquireMany(many) => self.acquire_many(many, step),
+            Command::HandOver(hand_over) => self.hand_over(hand_over, step),
         }
     }
 
@@ -157,16 +168,17 @@ impl Machine {
             if deadline > self.clock {
                 break;
             }
-            let cost = match due {
-                Due::Lease(_) => 1,
-                Due::Session(session_id) => self.session_lease_count(session_id).max(1),
+            let cost = match &due {
+                Due::Lease(lease_id) => self.waiting_group(*lease_id).map_or(1, Vec::len),
+                Due::Lock(_) => 1,
+                Due::Session(session_id) => self.session_lease_count(*session_id).max(1),
             };
             if spent > 0 && spent.saturating_add(cost) > budget {
                 break;
             }
             spent = spent.saturating_add(cost);
             // The entry goes first, whatever follows, so that this loop cannot meet it again.
-            self.deadlines.remove(Some(deadline), due);
+            self.deadlines.remove(Some(deadline), due.clone());
             match due {
                 Due::Session(session_id) => {
                     self.end_session(session_id, EndReason::SessionExpired, step);
@@ -177,6 +189,7 @@ impl Machine {
                         self.end_and_settle(lease_id, how, None, step);
                     }
                 }
+                Due::Lock(name) => self.reopen(&name, step),
             }
         }
         self.memory.forget(self.clock, &self.limits, &mut self.changes);
@@ -191,15 +204,16 @@ impl Machine {
 
     /// The next fencing token (P2), or none: a token is never given twice.
     pub(crate) fn next_token(&mut self) -> Option<Token> {
-        if self.tokens_exhausted() {
+        if self.tokens_left() == 0 {
             return None;
         }
         self.token_last = Token(self.token_last.0.saturating_add(1));
         Some(self.token_last)
     }
 
-    pub(crate) fn tokens_exhausted(&self) -> bool {
-        self.token_last.0 >= self.limits.token_max
+    /// How many tokens may still be given.
+    pub(crate) fn tokens_left(&self) -> u64 {
+        self.limits.token_max.saturating_sub(self.token_last.0)
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Mode;
-use crate::ids::{LeaseId, LockName, Metadata, Owner, SessionId, Token};
+use crate::ids::{LeaseId, LockName, Metadata, Owner, Revision, SessionId, Token, Value};
 use crate::time::LeaseTime;
 
 /// The answer to one command.
@@ -38,6 +38,32 @@ pub enum Outcome {
     },
     /// Nothing changed, and this is why.
     Rejected(Rejection),
+    /// The value was written; `None` if it was deleted.
+    ValueSet(Option<Box<ValueInfo>>),
+    /// The lock carries no value now.
+    ValueDeleted {
+        /// Whether it carried one before.
+        existed: bool,
+    },
+    /// All locks of the request are held, in its order.
+    GrantedMany(Vec<Grant>),
+    /// The request stands in all queues; an event will tell the rest.
+    QueuedMany(Vec<Queued>),
+}
+
+/// The value of a lock, and who wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ValueInfo {
+    /// The text.
+    pub value: Value,
+    /// Of the grant under which it was written.
+    pub token: Token,
+    /// Who wrote it.
+    pub owner: Owner,
+    /// Wall clock of the writing leader, in milliseconds since 1970; for display.
+    pub written_wall_ms: u64,
+    /// Of the write.
+    pub revision: Revision,
 }
 
 /// A held lease as its holder sees it.
@@ -108,6 +134,8 @@ pub enum EndReason {
     WaitTimeout,
     /// Its connection was gone for longer than its grace.
     Abandoned,
+    /// Its holder gave the lock to another lease.
+    HandedOver,
 }
 
 /// A session as its owner sees it.
@@ -142,7 +170,7 @@ pub enum Rejection {
         /// The bound.
         limit: u64,
     },
-    /// The cluster has as many leases as it may.
+    /// The cluster has as many leases, and locks closed by a lock-delay, as it may.
     LeasesFull {
         /// The bound.
         limit: u64,
@@ -179,6 +207,35 @@ pub enum Rejection {
     SessionUnknown,
     /// No token is left below 2^53; nothing is granted any more.
     TokensExhausted,
+    /// Permits of this lock are held or waited for under another limit.
+    PermitLimitDiffers {
+        /// The limit that holds now.
+        limit: u64,
+    },
+    /// The lease holds another lock than the one that was named.
+    LeaseOfOtherLock,
+    /// The cluster carries as many values as it may.
+    ValuesFull {
+        /// The bound.
+        limit: u64,
+    },
+    /// No locks, too many of them, or one of them twice.
+    ClaimsInvalid,
+    /// The session holds this lock by several leases: none of them may hand it over.
+    GrantShared,
+    /// Sessions would wait for each other in a circle; it begins and ends with the asking one.
+    Deadlock(Vec<CycleStep>),
+}
+
+/// One session of a circle waits for the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CycleStep {
+    /// Who waits.
+    pub owner: Owner,
+    /// For which lock.
+    pub waits_for: LockName,
+    /// Who holds it, or waits for it first.
+    pub held_by: Owner,
 }
 
 /// Who is in the way of an acquire.
@@ -192,6 +249,8 @@ pub struct Contention {
     pub holder_count: u64,
     /// All of its waiters.
     pub queue_length: u64,
+    /// Until when the lock is closed by a lock-delay, if it is.
+    pub closed_until: Option<LeaseTime>,
 }
 
 /// Holders named in a refusal; an inspection shows more.

@@ -7,11 +7,12 @@ use core::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{LeaseTerm, Mode};
-use crate::ids::{LeaseId, LockName, Metadata, Owner, Revision, SessionId, Token};
-use crate::limits::count;
+use crate::ids::{LeaseId, LockName, Metadata, Owner, RequestId, Revision, SessionId, Token};
+use crate::limits::{PAGE_BYTES_MAX, count};
 use crate::machine::Machine;
-use crate::outcome::{EndReason, Ended, Grant, HOLDERS_SHOWN_MAX, Holder, SessionInfo};
+use crate::outcome::{EndReason, Ended, Grant, HOLDERS_SHOWN_MAX, Holder, SessionInfo, ValueInfo};
 use crate::queue::Queue;
+use crate::requests::Subject;
 use crate::table::{Lease, LeaseState, Lock, earlier};
 use crate::time::{LeaseTime, Ttl};
 
@@ -36,6 +37,10 @@ pub struct LockView {
     pub revision: Option<Revision>,
     /// The lease clock of the answer.
     pub now: LeaseTime,
+    /// Until when the lock is closed by a lock-delay, if it is.
+    pub closed_until: Option<LeaseTime>,
+    /// The value that it carries; not in listings.
+    pub value: Option<Box<ValueInfo>>,
 }
 
 /// A waiter as others see it: never its lease id.
@@ -82,7 +87,7 @@ pub enum LeaseView {
 /// One page of a listing, in name order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockPage {
-    /// At most as many as were asked for.
+    /// At most as many as were asked for, and at most [`PAGE_BYTES_MAX`] of text.
     pub locks: Vec<LockView>,
     /// The last name of this page if there may be more.
     pub next: Option<LockName>,
@@ -119,11 +124,31 @@ pub enum SessionView {
     Unknown,
 }
 
+impl LockView {
+    /// The texts that make up most of its size.
+    fn text_bytes(&self) -> usize {
+        let metadata = |metadata: &Metadata| -> usize {
+            metadata.entries().map(|(key, value)| key.len().saturating_add(value.len())).sum()
+        };
+        let each =
+            |owner: &Owner, more: &Metadata| owner.as_str().len().saturating_add(metadata(more));
+        let holders: usize = self.holders.iter().map(|it| each(&it.owner, &it.metadata)).sum();
+        let waiters: usize = self.waiters.iter().map(|it| each(&it.owner, &it.metadata)).sum();
+        self.name.as_str().len().saturating_add(holders).saturating_add(waiters)
+    }
+}
+
 impl Machine {
     /// One lock; a free one has no holders, no waiters and no revision.
     pub fn lock(&self, name: &LockName, holders_max: usize, waiters_max: usize) -> LockView {
         let lock = self.table.locks.get(name);
-        self.lock_view(name, lock, holders_max, waiters_max)
+        let value = lock.and_then(|lock| lock.value.clone());
+        LockView { value, ..self.lock_view(name, lock, holders_max, waiters_max) }
+    }
+
+    /// The value that a lock carries.
+    pub fn value(&self, name: &LockName) -> Option<&ValueInfo> {
+        self.table.locks.get(name)?.value.as_deref()
     }
 
     /// Locks whose name begins with `prefix`, after the name `after`; free ones are not listed.
@@ -135,11 +160,14 @@ impl Machine {
         let range = self.table.locks.range::<str, _>((start, Bound::Unbounded));
         let mut found = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
         let shown = HOLDERS_SHOWN_MAX;
-        let locks: Vec<LockView> = found
-            .by_ref()
-            .take(limit)
-            .map(|(name, lock)| self.lock_view(name, Some(lock), shown, shown))
-            .collect();
+        let mut locks: Vec<LockView> = Vec::new();
+        let mut room = PAGE_BYTES_MAX;
+        while locks.len() < limit && room > 0 {
+            let Some((name, lock)) = found.next() else { break };
+            let view = self.lock_view(name, Some(lock), shown, shown);
+            room = room.saturating_sub(view.text_bytes());
+            locks.push(view);
+        }
         let more = found.next().is_some();
         let next = if more { locks.last().map(|view| view.name.clone()) } else { None };
         LockPage { locks, next, now: self.clock }
@@ -162,6 +190,21 @@ impl Machine {
             mode: lease.mode,
             position: self.position(lease),
             waiting_ms: self.clock.ms_since(lease.acquired_at),
+        }
+    }
+
+    /// The waiters of a lock, the next in line first. For the node's own use: a surface never shows
+    /// another client's lease id.
+    pub fn queue(&self, name: &LockName) -> Vec<LeaseId> {
+        let queue = self.table.locks.get(name).map(|lock| &lock.queue);
+        queue.into_iter().flat_map(Queue::iter).map(|(_, lease_id)| lease_id).collect()
+    }
+
+    /// The lease that a request id stands for, while it is remembered.
+    pub fn lease_of_request(&self, request_id: RequestId) -> Option<LeaseId> {
+        match self.memory.by_request(Some(request_id))? {
+            Subject::Lease(lease_id) => Some(lease_id),
+            Subject::Session(_) => None,
         }
     }
 
@@ -222,6 +265,8 @@ impl Machine {
             token_ceiling: self.token_last,
             revision: lock.map(|lock| lock.revision),
             now: self.clock,
+            closed_until: lock.and_then(|lock| lock.closed_until),
+            value: None,
         }
     }
 
@@ -251,13 +296,15 @@ impl Machine {
 
     fn waiter(&self, lease_id: LeaseId, position: u64) -> Option<WaiterView> {
         let lease = self.table.leases.get(&lease_id)?;
-        let LeaseState::Waiting(waiting) = &lease.state else { return None };
+        if lease.token().is_some() {
+            return None;
+        }
         Some(WaiterView {
             owner: lease.owner.clone(),
             mode: lease.mode,
             position,
             waiting_ms: self.clock.ms_since(lease.acquired_at),
-            attached: waiting.grace_until.is_none(),
+            attached: self.table.attached.contains(&self.stands_for(lease_id)),
             metadata: lease.metadata.clone(),
         })
     }

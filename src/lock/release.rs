@@ -12,6 +12,7 @@ use crate::machine::{Machine, Step};
 use crate::outcome::{EndReason, Ended, Outcome, Rejection};
 use crate::requests::{Answer, End};
 use crate::table::LeaseState;
+use crate::time::LockDelay;
 
 impl Machine {
     /// Moves the deadline, never to an earlier moment (P3). Whoever renews holds, so an unclaimed
@@ -54,39 +55,49 @@ impl Machine {
                 | EndReason::SessionClosed
                 | EndReason::SessionExpired
                 | EndReason::WaitTimeout
-                | EndReason::Abandoned => self.gone(lease_id),
+                | EndReason::Abandoned
+                | EndReason::HandedOver => self.gone(lease_id),
             },
             None => self.gone(lease_id),
         }
     }
 
     /// Ends one grant or all of them. The queue settles once all are gone, so that whoever waits
-    /// is not granted beside a holder that is about to be taken away.
+    /// is not granted beside a holder that is about to be taken away; not before the lock-delay,
+    /// which is what remained of the lease unless the caller chose.
     pub(crate) fn force_release(
         &mut self,
         name: &LockName,
         target: ForceTarget,
-        reason: &Reason,
+        (reason, lock_delay): (&Reason, Option<LockDelay>),
         step: &mut Step,
     ) -> Outcome {
         let taken: Vec<LeaseId> = match (self.table.locks.get(name), target) {
             (None, ForceTarget::Token(_) | ForceTarget::All) => Vec::new(),
             (Some(lock), ForceTarget::Token(token)) => {
-                lock.holders.get(token).into_iter().collect()
+                let first = lock.holders.get(token);
+                first.into_iter().flat_map(|id| self.leases_of_grant(token, id)).collect()
             }
             (Some(lock), ForceTarget::All) => {
-                lock.holders.iter().map(|(_, lease_id)| lease_id).collect()
+                let holders = lock.holders.iter();
+                holders.flat_map(|(token, id)| self.leases_of_grant(token, id)).collect()
             }
         };
+        let remained = taken.iter().map(|lease_id| self.would_end_at(*lease_id)).max();
+        let chosen = lock_delay.map(|delay| self.clock.plus_ms(delay.ms()));
+        let closed_until = chosen.or(remained).unwrap_or(self.clock);
         let end = |lease_id| self.end_lease(lease_id, EndReason::Forced, Some(reason), step);
-        let ended: Vec<Ended> = taken.into_iter().filter_map(end).collect();
+        let mut ended: Vec<Ended> = taken.into_iter().filter_map(end).collect();
+        // A grant that was held by several leases is one grant.
+        ended.dedup_by_key(|one| one.token);
         if !ended.is_empty() {
+            self.close(name, closed_until);
             self.settle(name, step);
         }
         Outcome::ForceReleased(ended)
     }
 
-    /// Ends the lease and gives its place to whoever is next.
+    /// Ends the lease, with all that wait together with it, and gives its place to whoever is next.
     pub(crate) fn end_and_settle(
         &mut self,
         lease_id: LeaseId,
@@ -94,9 +105,17 @@ impl Machine {
         reason: Option<&Reason>,
         step: &mut Step,
     ) -> Option<Ended> {
-        let ended = self.end_lease(lease_id, how, reason, step)?;
-        self.settle(&ended.name, step);
-        Some(ended)
+        let Some(together) = self.waiting_group(lease_id).cloned() else {
+            let ended = self.end_lease(lease_id, how, reason, step)?;
+            self.settle(&ended.name, step);
+            return Some(ended);
+        };
+        let end = |id: &LeaseId| self.end_lease(*id, how, reason, step);
+        let ended: Vec<Ended> = together.iter().filter_map(end).collect();
+        for one in &ended {
+            self.settle(&one.name, step);
+        }
+        ended.into_iter().find(|one| one.lease_id == lease_id)
     }
 
     /// Takes the lease out of everything and remembers how it ended; the caller settles its lock.
@@ -113,11 +132,13 @@ impl Machine {
             self.sessions.leave(session_id, lease_id);
         }
         self.changes.deleted(RowKey::Lease(lease_id));
-        let held_ms = match &lease.state {
-            LeaseState::Waiting(_) => 0,
-            LeaseState::Held(held) => self.clock.ms_since(held.granted_at),
-        };
         let token = lease.token();
+        let lock = self.table.locks.get(&lease.name);
+        let goes_on =
+            lock.zip(token).is_some_and(|(lock, token)| lock.holders.get(token).is_some());
+        if how.loses_the_holder() && token.is_some() {
+            self.close(&lease.name, self.clock.plus_ms(lease.lock_delay.ms()));
+        }
         let ended = Ended { lease_id, name: lease.name.clone(), token, how, ended_at: self.clock };
         let answer = Answer {
             request_id: lease.request_id,
@@ -125,6 +146,16 @@ impl Machine {
             end: End::Lease(ended.clone()),
         };
         self.memory.remember(answer, &self.limits, &mut self.changes);
+        if goes_on {
+            return Some(ended);
+        }
+        let held_ms = match &lease.state {
+            LeaseState::Waiting(_) => 0,
+            LeaseState::Held(held) => {
+                self.record(&lease, held, (how, reason), step.wall_ms);
+                self.clock.ms_since(held.granted_at)
+            }
+        };
         let kind = EventKind::Ended {
             ended: ended.clone(),
             owner: lease.owner.clone(),

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::changes::Changes;
-use crate::command::{Acquire, LeaseTerm, Mode, OpenSession};
+use crate::command::{Acquire, AcquireMany, HandOver, LeaseTerm, Mode, OpenSession};
 use crate::ids::{LeaseId, Metadata, RequestId, SessionId};
 use crate::image::RowKey;
 use crate::limits::{Limits, count};
@@ -135,9 +135,10 @@ impl Memory {
         self.ended.is_empty()
     }
 
-    /// Whether one more request id could not be promised its memory.
+    /// Whether one more request id could not be promised its memory: each that lives will be an
+    /// answer one day.
     pub(crate) fn is_full(&self, limits: &Limits) -> bool {
-        self.answers.len >= limits.answers_max
+        self.requests.len() >= limits.answers_max
     }
 
     pub(crate) fn by_request(&self, request_id: Option<RequestId>) -> Option<Subject> {
@@ -272,6 +273,32 @@ impl Fingerprint {
         self.bytes(text.as_bytes());
     }
 
+    fn mode(&mut self, mode: Mode) {
+        match mode {
+            Mode::Exclusive => self.bytes(&[0]),
+            Mode::Shared => self.bytes(&[1]),
+            Mode::Permits(permits) => {
+                self.bytes(&[2]);
+                self.number(u64::from(permits.count()));
+                self.number(u64::from(permits.limit()));
+            }
+        }
+    }
+
+    fn term(&mut self, term: LeaseTerm) {
+        match term {
+            LeaseTerm::Ttl(ttl) => {
+                self.bytes(&[0]);
+                self.number(ttl.ms());
+            }
+            LeaseTerm::Forever => self.bytes(&[1]),
+            LeaseTerm::Session(session_id) => {
+                self.bytes(&[2]);
+                self.bytes(&session_id.0.to_le_bytes());
+            }
+        }
+    }
+
     fn metadata(&mut self, metadata: &Metadata) {
         for (key, value) in metadata.entries() {
             self.text(key);
@@ -285,23 +312,36 @@ pub(crate) fn acquire_fingerprint(acquire: &Acquire) -> u64 {
     let mut print = Fingerprint::new(1);
     print.text(acquire.name.as_str());
     print.text(acquire.owner.as_str());
-    print.bytes(&[match acquire.mode {
-        Mode::Exclusive => 0,
-        Mode::Shared => 1,
-    }]);
-    match acquire.term {
-        LeaseTerm::Ttl(ttl) => {
-            print.bytes(&[0]);
-            print.number(ttl.ms());
-        }
-        LeaseTerm::Forever => print.bytes(&[1]),
-        LeaseTerm::Session(session_id) => {
-            print.bytes(&[2]);
-            print.bytes(&session_id.0.to_le_bytes());
-        }
-    }
+    print.mode(acquire.mode);
+    print.term(acquire.term);
     print.number(acquire.grace.ms());
+    print.number(acquire.lock_delay.ms());
     print.metadata(&acquire.metadata);
+    print.0
+}
+
+/// Equal for two requests for the same locks, in the same order.
+pub(crate) fn many_fingerprint(many: &AcquireMany) -> u64 {
+    let mut print = Fingerprint::new(3);
+    for claim in &many.claims {
+        print.text(claim.name.as_str());
+        print.mode(claim.mode);
+        print.number(claim.lock_delay.ms());
+    }
+    print.text(many.owner.as_str());
+    print.term(many.term);
+    print.number(many.grace.ms());
+    print.metadata(&many.metadata);
+    print.0
+}
+
+/// Equal for two hand-overs of the same lease to the same owner.
+pub(crate) fn hand_over_fingerprint(hand_over: &HandOver) -> u64 {
+    let mut print = Fingerprint::new(4);
+    print.bytes(&hand_over.lease_id.0.to_le_bytes());
+    print.text(hand_over.owner.as_str());
+    print.term(hand_over.term);
+    print.metadata(&hand_over.metadata);
     print.0
 }
 

@@ -182,6 +182,19 @@ impl Machine {
         self.sessions.open.get(&session_id).map_or(0, |opened| opened.leases.len())
     }
 
+    /// Refuses more leases than a session may have.
+    pub(crate) fn session_has_room(
+        &self,
+        session_id: SessionId,
+        more: usize,
+    ) -> Result<(), Rejection> {
+        let limit = self.limits.leases_per_session_max;
+        if self.session_lease_count(session_id).saturating_add(more) > limit {
+            return Err(Rejection::SessionLeasesFull { limit: count(limit) });
+        }
+        Ok(())
+    }
+
     /// Refuses a session that is not open.
     pub(crate) fn known_session(&self, session_id: SessionId) -> Result<(), Rejection> {
         match self.sessions.get(session_id) {

@@ -88,6 +88,23 @@ bounded_ms!(
     limits::WAIT_MS_MAX,
     "How long an acquire may stand in the queue; zero asks for an answer at once."
 );
+impl Wait {
+    /// An answer at once.
+    pub const NONE: Self = Self(0);
+}
+
+impl LockDelay {
+    /// The lock is free at once, however its holder ends.
+    pub const NONE: Self = Self(0);
+}
+
+bounded_ms!(
+    LockDelay,
+    "lock_delay_ms",
+    0,
+    limits::LOCK_DELAY_MS_MAX,
+    "How long a lock stays closed after its holder was lost or forced rather than released."
+);
 bounded_ms!(
     Grace,
     "grace_ms",

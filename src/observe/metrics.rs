@@ -47,6 +47,7 @@ pub struct Metrics {
     left_queue: Family<How, Counter>,
     wait_seconds: Histogram,
     hold_seconds: Histogram,
+    estimate_ratio: Histogram,
     leaderships: Counter,
     requests: Family<Answer, Counter>,
     request_seconds: Histogram,
@@ -105,6 +106,12 @@ impl Default for Metrics {
             left_queue: keep(r, "waiters_left", "Waiters not granted, by how", Family::default()),
             wait_seconds: keep(r, "wait_seconds", "Time from acquire to grant", duration()),
             hold_seconds: keep(r, "hold_seconds", "Time from grant to end", duration()),
+            estimate_ratio: keep(
+                r,
+                "wait_estimate_ratio",
+                "Estimated over actual wait of granted waiters; 1 is exact",
+                Histogram::new(exponential_buckets(0.125, 2.0, 8)),
+            ),
             leaderships: keep(
                 r,
                 "leaderships",
@@ -234,6 +241,7 @@ fn how(reason: EndReason) -> &'static str {
         EndReason::SessionExpired => "session-expired",
         EndReason::WaitTimeout => "wait-timeout",
         EndReason::Abandoned => "abandoned",
+        EndReason::HandedOver => "handed-over",
     }
 }
 
@@ -254,6 +262,12 @@ fn reason(rejection: &Rejection) -> &'static str {
         Rejection::SessionGone { .. } => "session-gone",
         Rejection::SessionUnknown => "session-unknown",
         Rejection::TokensExhausted => "tokens-exhausted",
+        Rejection::PermitLimitDiffers { .. } => "permit-limit-differs",
+        Rejection::LeaseOfOtherLock => "lease-of-another-lock",
+        Rejection::ClaimsInvalid => "claims-invalid",
+        Rejection::GrantShared => "grant-shared",
+        Rejection::Deadlock(_) => "deadlock",
+        Rejection::ValuesFull { .. } => "values-full",
     }
 }
 
@@ -274,6 +288,8 @@ impl Observer for Metrics {
                 }
             }
             EventKind::Queued { .. }
+            | EventKind::Reopened { .. }
+            | EventKind::ValueChanged { .. }
             | EventKind::SessionOpened { .. }
             | EventKind::SessionEnded { .. } => {}
         }
@@ -292,12 +308,22 @@ impl Observer for Metrics {
             | Outcome::ForceReleased(_)
             | Outcome::SessionOpened(_)
             | Outcome::SessionRenewed(_)
-            | Outcome::SessionClosed { .. } => {}
+            | Outcome::SessionClosed { .. }
+            | Outcome::ValueSet(_)
+            | Outcome::ValueDeleted { .. }
+            | Outcome::GrantedMany(_)
+            | Outcome::QueuedMany(_) => {}
         }
     }
 
     fn leadership_began(&self) {
         self.leaderships.inc();
+    }
+
+    fn estimated(&self, estimated_ms: u64, waited_ms: u64) {
+        // A millisecond more on both sides, so that a wait of zero has a ratio too.
+        let ratio = seconds(estimated_ms.saturating_add(1)) / seconds(waited_ms.saturating_add(1));
+        self.estimate_ratio.observe(ratio);
     }
 
     fn answered(&self, route: &'static str, status: u16, took: Duration) {

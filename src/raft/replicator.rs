@@ -8,6 +8,7 @@
 //! A node serves as leader only after the first entry of its leadership (`DetachAll`) is applied:
 //! before that its lease clock has no base and stamps nothing.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -51,6 +52,36 @@ pub struct Parts {
     pub observe_commit: Box<dyn Fn(Duration, usize) + Send + Sync>,
 }
 
+/// Beacons that wait for this node to apply what they speak of; at one each heartbeat, some
+/// seconds. A follower that is farther behind has an unknown age.
+const BEACONS_PENDING_MAX: usize = 64;
+
+/// What followers heard of the leader's state, and how much of it they have.
+#[derive(Default)]
+struct Heard {
+    /// The newest beacon whose state is applied here.
+    reached: Option<(Beacon, Instant)>,
+    pending: VecDeque<(Beacon, Instant)>,
+}
+
+impl Heard {
+    fn hear(&mut self, beacon: Beacon, at: Instant) {
+        if self.pending.len() == BEACONS_PENDING_MAX {
+            self.pending.pop_back();
+        }
+        self.pending.push_back((beacon, at));
+    }
+
+    fn reached(&mut self, applied_index: u64) -> Option<&(Beacon, Instant)> {
+        while let Some((beacon, _)) = self.pending.front()
+            && beacon.applied_index <= applied_index
+        {
+            self.reached = self.pending.pop_front();
+        }
+        self.reached.as_ref()
+    }
+}
+
 /// The port's implementation over openraft.
 pub struct RaftReplicator {
     raft: RaftHandle,
@@ -63,7 +94,7 @@ pub struct RaftReplicator {
     batcher: Arc<Batcher>,
     leadership: watch::Sender<Leadership>,
     alone: Arc<AtomicBool>,
-    heard: Mutex<Option<(Beacon, Instant)>>,
+    heard: Mutex<Heard>,
     disk_is_low: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -98,7 +129,7 @@ impl RaftReplicator {
             batcher,
             leadership: watch::Sender::new(Leadership::default()),
             alone,
-            heard: Mutex::new(None),
+            heard: Mutex::new(Heard::default()),
             disk_is_low: parts.disk_is_low,
         })
     }
@@ -108,10 +139,10 @@ impl RaftReplicator {
         &self.raft
     }
 
-    /// Remembers what the leader last said of its clock and quorum.
+    /// Remembers what the leader said of its clock, quorum and state.
     pub fn hear(&self, beacon: Beacon) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        *heard = Some((beacon, clock::now()));
+        heard.hear(beacon, clock::now());
     }
 
     /// Runs the batcher, follows leadership and sends beacons until the future is dropped.
@@ -136,6 +167,7 @@ impl RaftReplicator {
                     term: leadership.term,
                     quorum_age_ms: self.quorum_age().map(as_ms),
                     lease_time,
+                    applied_index: self.applied_index(),
                 });
             }
         }
@@ -225,9 +257,15 @@ impl RaftReplicator {
         Some(clock::age_of(acked.into_inner()))
     }
 
+    fn applied_index(&self) -> u64 {
+        self.raft.data_metrics().borrow_watched().last_applied.as_ref().map_or(0, |id| id.index)
+    }
+
+    /// How old this follower's state may be: as old as the newest beacon whose state it has.
     fn heard_age(&self) -> Option<Duration> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (beacon, at) = heard.as_ref()?;
+        let applied = self.applied_index();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let (beacon, at) = heard.reached(applied)?;
         let quorum_age = Duration::from_millis(beacon.quorum_age_ms?);
         Some(quorum_age + clock::now().saturating_duration_since(*at))
     }
@@ -268,7 +306,10 @@ fn as_ms(duration: Duration) -> u64 {
 /// What a full disk refuses: all that makes the state grow.
 fn takes_room(command: &Command) -> bool {
     match command {
-        Command::Acquire(_) | Command::OpenSession(_) => true,
+        Command::Acquire(_)
+        | Command::AcquireMany(_)
+        | Command::OpenSession(_)
+        | Command::SetValue { value: Some(_), .. } => true,
         Command::Advance
         | Command::Attach { .. }
         | Command::Detach { .. }
@@ -277,7 +318,10 @@ fn takes_room(command: &Command) -> bool {
         | Command::Release { .. }
         | Command::ForceRelease { .. }
         | Command::RenewSession { .. }
-        | Command::CloseSession { .. } => false,
+        | Command::CloseSession { .. }
+        | Command::SetValue { value: None, .. }
+        | Command::DeleteValue { .. }
+        | Command::HandOver(_) => false,
     }
 }
 
@@ -354,5 +398,40 @@ impl RaftReplicator {
     /// How long an acknowledged leader may be trusted to lead; also what one outage may cost.
     pub fn leader_lease(&self) -> Duration {
         self.leader_lease
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beacon(applied_index: u64) -> Beacon {
+        let lease_time = LeaseTime(0);
+        Beacon { leader_id: 1, term: 1, quorum_age_ms: Some(0), lease_time, applied_index }
+    }
+
+    #[test]
+    fn a_beacon_counts_once_its_state_is_applied_here() {
+        let mut heard = Heard::default();
+        let at = clock::now();
+        assert!(heard.reached(9).is_none(), "nothing was heard yet");
+        heard.hear(beacon(5), at);
+        heard.hear(beacon(7), at + Duration::from_millis(100));
+        assert!(heard.reached(4).is_none(), "a follower that lags does not know its age");
+        assert_eq!(heard.reached(6).map(|(beacon, _)| beacon.applied_index), Some(5));
+        assert_eq!(heard.reached(7).map(|(beacon, _)| beacon.applied_index), Some(7));
+        heard.hear(beacon(9), at);
+        let still = heard.reached(8).map(|(beacon, _)| beacon.applied_index);
+        assert_eq!(still, Some(7), "the age goes on from the newest state that is here");
+    }
+
+    #[test]
+    fn what_is_pending_is_bounded_and_keeps_the_oldest() {
+        let mut heard = Heard::default();
+        for index in 0..1_000 {
+            heard.hear(beacon(index), clock::now());
+        }
+        assert_eq!(heard.pending.len(), BEACONS_PENDING_MAX);
+        assert!(heard.reached(0).is_some());
     }
 }

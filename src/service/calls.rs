@@ -14,7 +14,7 @@ use oarlock_core::command::{Command, ForceTarget};
 use oarlock_core::ids::LeaseId;
 use oarlock_core::outcome::{Outcome, Rejection};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
@@ -36,6 +36,9 @@ pub fn deadline_of(call: &Call) -> Duration {
     match call {
         Call::Propose(Command::Acquire(acquire)) => {
             REQUEST_DEADLINE + Duration::from_millis(acquire.wait.ms())
+        }
+        Call::Propose(Command::AcquireMany(many)) => {
+            REQUEST_DEADLINE + Duration::from_millis(many.wait.ms())
         }
         // The wait belongs to the acquire that it resumes, whose deadline the asking node keeps.
         Call::Propose(Command::Attach { .. }) => {
@@ -72,10 +75,19 @@ fn remedy(call: &Call) -> Remedy {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
                 Remedy::Resume(acquire.lease_id)
             }
-            Command::ForceRelease { target: ForceTarget::All, .. } => Remedy::Nothing,
+            Command::AcquireMany(many) if many.request_id.is_none() => {
+                many.claims.first().map_or(Remedy::Nothing, |first| Remedy::Resume(first.lease_id))
+            }
+            // A late second time could undo what came between.
+            Command::ForceRelease { target: ForceTarget::All, .. }
+            | Command::SetValue { .. }
+            | Command::DeleteValue { .. } => Remedy::Nothing,
             // A session id is minted once per call, so that a repeat finds the first one's session.
             Command::OpenSession(_)
             | Command::Acquire(_)
+            | Command::AcquireMany(_)
+            // The new lease id is minted once per call, too.
+            | Command::HandOver(_)
             | Command::Advance
             | Command::Attach { .. }
             | Command::Detach { .. }
@@ -166,8 +178,20 @@ impl<R: Replicator> Service<R> {
     async fn pursue(&self, journey: &mut Journey) -> Result<Reply, ServiceError> {
         let mut leadership = self.replicator.leadership();
         let mut pause = RETRY_PAUSE;
+        let patience = sleep(REQUEST_DEADLINE);
+        tokio::pin!(patience);
         loop {
-            let Some(leader) = self.leader(&mut leadership).await else {
+            let leader = if journey.in_doubt {
+                self.leader(&mut leadership).await
+            } else {
+                // Nothing was handed over yet, so nothing waits: a queue is no reason to be patient.
+                tokio::select! {
+                    biased;
+                    known = self.leader(&mut leadership) => known,
+                    () = &mut patience => return Err(ServiceError::NoLeader),
+                }
+            };
+            let Some(leader) = leader else {
                 return Err(journey.failed(ServiceError::ShuttingDown));
             };
             journey.in_flight = true;
@@ -250,6 +274,7 @@ impl Journey {
     fn waits(&self) -> bool {
         match &self.call {
             Call::Propose(Command::Acquire(acquire)) => acquire.wait.ms() > 0,
+            Call::Propose(Command::AcquireMany(many)) => many.wait.ms() > 0,
             Call::Propose(Command::Attach { .. }) => true,
             Call::Propose(_) | Call::Read(_) => false,
         }

@@ -4,14 +4,18 @@ use std::sync::{Arc, Weak};
 
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LeaseId, SessionId};
+use oarlock_core::outcome::EndReason;
 use tokio::sync::watch;
 
 use crate::service::calls::{PEER_SLACK, deadline_of};
 use crate::service::error::ServiceError;
+use crate::service::estimate::Holds;
 use crate::service::expiry::Alarm;
 use crate::service::observer::Observer;
+use crate::service::ranks::Ranks;
 use crate::service::replicator::{BoxFuture, Call, Leadership, NodeId, Replicator, Reply, Upcalls};
 use crate::service::waiting::{WaitingTable, Wake};
+use crate::service::watch::{Places, Recent};
 
 /// Makes random 128-bit numbers for lease and session ids. They are rights, so production takes
 /// them from the operating system; a simulation passes its own.
@@ -23,11 +27,16 @@ pub struct Options {
     /// Calls that may wait here at once; each costs a task and a few hundred bytes. More are
     /// refused as overloaded.
     pub waiting_calls_max: usize,
+    /// Streams that may be open at once: watches, holds, and waits that report their place.
+    pub streams_max: usize,
+    /// Recent events kept for watchers; each costs some hundred bytes. A watcher that is further
+    /// behind is told of a gap.
+    pub events_kept_max: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { waiting_calls_max: 100_000 }
+        Self { waiting_calls_max: 100_000, streams_max: 15_000, events_kept_max: 16_384 }
     }
 }
 
@@ -39,10 +48,14 @@ pub struct Service<R: Replicator> {
     pub(super) node_id: NodeId,
     pub(super) waiting: WaitingTable,
     pub(super) alarm: Alarm,
+    pub(super) recent: Recent,
+    pub(super) places: Places,
+    pub(super) holds: Holds,
+    pub(super) ranks: Ranks,
     pub(super) draining: watch::Sender<bool>,
     leadership: watch::Receiver<Leadership>,
     ids: IdSource,
-    this: Weak<Self>,
+    pub(super) this: Weak<Self>,
 }
 
 impl<R: Replicator> Service<R> {
@@ -54,6 +67,7 @@ impl<R: Replicator> Service<R> {
         ids: IdSource,
         options: Options,
     ) -> Arc<Self> {
+        let revision = replicator.with_machine(|machine| machine.revision().0);
         Arc::new_cyclic(|this| Self {
             node_id: replicator.status().node_id,
             leadership: replicator.leadership(),
@@ -62,6 +76,10 @@ impl<R: Replicator> Service<R> {
             options,
             waiting: WaitingTable::default(),
             alarm: Alarm::default(),
+            recent: Recent::new(revision, options.events_kept_max),
+            places: Places::new(options.streams_max),
+            holds: Holds::default(),
+            ranks: Ranks::default(),
             draining: watch::Sender::new(false),
             ids,
             this: Weak::clone(this),
@@ -101,35 +119,53 @@ impl<R: Replicator> Service<R> {
 
     fn hear(&self, event: &Event) {
         match &event.kind {
-            EventKind::Granted { grant, attached, queued } => {
+            EventKind::Granted { grant, attached, queued, in_group } => {
                 self.alarm.due_at(grant.deadline);
                 if *queued {
-                    let wake = if *attached {
+                    // Of several locks only an attach can tell all grants at once.
+                    let wake = if *attached && !*in_group {
                         Wake::Granted(grant.clone())
                     } else {
-                        Wake::GrantedDetached
+                        Wake::AttachFirst
                     };
                     self.waiting.wake(grant.lease_id, &wake);
                 }
             }
-            EventKind::Ended { ended, .. } => {
+            EventKind::Ended { ended, held_ms, .. } => {
+                if ended.token.is_some() {
+                    self.holds.ended(&ended.name, *held_ms);
+                }
+                match ended.how {
+                    // A lock-delay may have begun.
+                    EndReason::Expired | EndReason::SessionExpired | EndReason::Forced => {
+                        self.alarm.look();
+                    }
+                    EndReason::Released
+                    | EndReason::SessionClosed
+                    | EndReason::WaitTimeout
+                    | EndReason::Abandoned
+                    | EndReason::HandedOver => {}
+                }
                 self.waiting.wake(ended.lease_id, &Wake::Ended(ended.clone()));
             }
             EventKind::Queued { .. } | EventKind::SessionOpened { .. } => self.alarm.look(),
-            EventKind::SessionEnded { .. } => {}
+            EventKind::SessionEnded { .. }
+            | EventKind::Reopened { .. }
+            | EventKind::ValueChanged { .. } => {}
         }
     }
 }
 
 impl<R: Replicator> Upcalls for Service<R> {
-    fn applied(&self, events: &[Event]) {
+    fn applied(&self, events: Vec<Event>) {
         let serving = self.leadership.borrow().serving_here;
-        for event in events {
+        for event in &events {
             self.hear(event);
             if serving {
                 self.observer.event(event);
             }
         }
+        self.recent.push(events);
     }
 
     fn call(&self, call: Call) -> BoxFuture<Result<Reply, ServiceError>> {

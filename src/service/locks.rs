@@ -1,9 +1,10 @@
 //! The leader's side of a call: propose, and for an acquire that has to queue, wait.
 
 use oarlock_core::command::Command;
-use oarlock_core::ids::LeaseId;
+use oarlock_core::ids::{LeaseId, LockName};
 use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, Rejection};
 use oarlock_core::query::LeaseView;
+use oarlock_core::time::LeaseTime;
 use tokio::sync::watch;
 
 use crate::service::error::ServiceError;
@@ -44,6 +45,11 @@ impl<R: Replicator> Service<R> {
                 let seated = (acquire.wait.ms() > 0).then_some(acquire.lease_id);
                 self.claim(Command::Acquire(acquire), seated).await
             }
+            Call::Propose(Command::AcquireMany(many)) => {
+                let first = many.claims.first().filter(|_| many.wait.ms() > 0);
+                let seated = first.map(|claim| claim.lease_id);
+                self.claim(Command::AcquireMany(many), seated).await
+            }
             Call::Propose(Command::Attach { lease_id }) => {
                 self.claim(Command::Attach { lease_id }, Some(lease_id)).await
             }
@@ -60,6 +66,13 @@ impl<R: Replicator> Service<R> {
         Ok(outcome)
     }
 
+    /// Proposes for a request; once that stands in the queue, no failure of ours means that nothing
+    /// was done (P9).
+    async fn propose_for(&self, command: Command, stands: bool) -> Result<Outcome, ServiceError> {
+        let outcome = self.propose(command).await;
+        if stands { outcome.map_err(|error| in_doubt(&error)) } else { Ok(outcome?) }
+    }
+
     /// Proposes a claim on a lock and waits until it is granted or over. The seat is taken before
     /// the proposal, because the event that ends the wait may come before its outcome.
     async fn claim(
@@ -73,15 +86,25 @@ impl<R: Replicator> Service<R> {
             Some(lease_id) => Some(self.seat(lease_id)?),
             None => None,
         };
+        let lock = name_of(&command);
+        let mut estimate_ms = None;
+        let mut stands = false;
         loop {
-            let queued = match self.propose(command).await? {
+            let queued = match self.propose_for(command, stands).await? {
                 Outcome::Queued(queued) => queued,
+                // The first lease stands for all.
+                Outcome::QueuedMany(mut places) if !places.is_empty() => places.swap_remove(0),
                 outcome => {
                     seat.into_iter().for_each(Seat::settle);
                     return Ok(self.reply(outcome));
                 }
             };
+            stands = true;
             let lease_id = queued.lease_id;
+            if let Some(name) = &lock {
+                let before = || self.estimate_here_ms(name, queued.position);
+                estimate_ms = estimate_ms.or_else(before);
+            }
             let mut sitting = match seat.take() {
                 Some(sitting) if sitting.lease_id() == lease_id => sitting,
                 // A repeat of a request that waits under its first lease id. An event of it may
@@ -97,6 +120,9 @@ impl<R: Replicator> Service<R> {
             match self.wait(&mut sitting, &mut leadership, term).await {
                 Over::Woken(Wake::Granted(grant)) => {
                     sitting.settle();
+                    if let Some(estimate_ms) = estimate_ms {
+                        self.observer.estimated(estimate_ms, grant.waited_ms);
+                    }
                     return Ok(self.reply(Outcome::Granted(grant)));
                 }
                 Over::Woken(Wake::Ended(ended)) => {
@@ -105,7 +131,7 @@ impl<R: Replicator> Service<R> {
                     self.observer.outcome(&gone);
                     return Ok(self.reply(gone));
                 }
-                Over::Woken(Wake::GrantedDetached) => {
+                Over::Woken(Wake::AttachFirst) => {
                     sitting.sit_again();
                     seat = Some(sitting);
                     command = Command::Attach { lease_id };
@@ -156,9 +182,24 @@ impl<R: Replicator> Service<R> {
             Outcome::Granted(grant) if grant.deadline.is_some_and(|at| at <= now) => {
                 self.late_grant(*grant)
             }
+            Outcome::GrantedMany(grants) => self.late_grants(grants, now),
             outcome => outcome,
         };
         Reply { now, body: ReplyBody::Outcome(outcome) }
+    }
+
+    /// Grants of several locks: those that are late are looked at again, and one that is over makes
+    /// the whole answer that.
+    fn late_grants(&self, mut grants: Vec<Grant>, now: LeaseTime) -> Outcome {
+        for grant in &mut grants {
+            if grant.deadline.is_some_and(|at| at <= now) {
+                match self.late_grant(grant.clone()) {
+                    Outcome::Granted(fresh) => *grant = *fresh,
+                    gone => return gone,
+                }
+            }
+        }
+        Outcome::GrantedMany(grants)
     }
 
     /// A grant whose deadline passed on its way here: its session may have been renewed since;
@@ -181,6 +222,17 @@ impl<R: Replicator> Service<R> {
             }
         }
     }
+}
+
+fn in_doubt(error: &ProposeError) -> ServiceError {
+    lost(match error {
+        ProposeError::NotDone(why) | ProposeError::Unknown(why) => why,
+        ProposeError::NotLeader(_) => "the leader was lost while the request waited",
+    })
+}
+
+fn name_of(command: &Command) -> Option<LockName> {
+    if let Command::Acquire(acquire) = command { Some(acquire.name.clone()) } else { None }
 }
 
 fn lost(why: &str) -> ServiceError {

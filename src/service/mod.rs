@@ -4,7 +4,8 @@
 //! ```text
 //!  surface -> calls (who leads? forward, repeat, resume) -> locks (propose, wait) -> replicator
 //!  peer    ------------------------------------------------^            |
-//!  apply   -> handle::applied -> waiting (wakes one) ; expiry (earlier?) ; observer
+//!  apply   -> handle::applied -> waiting (wakes one) ; expiry (earlier?) ; observer ;
+//!                                watch (recent events) ; estimate (hold times)
 //! ```
 //!
 //! Start reading at [`handle`].
@@ -12,14 +13,17 @@
 mod calls;
 mod cluster;
 pub mod error;
+mod estimate;
 mod expiry;
 pub mod handle;
 mod locks;
 pub mod observer;
+pub mod ranks;
 pub mod reads;
 pub mod replicator;
 pub mod solo;
 mod waiting;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,8 @@ pub trait Observer: Send + Sync + 'static {
     fn outcome(&self, outcome: &Outcome);
     /// This node began to serve as leader; the sum over the nodes counts the elections.
     fn leadership_began(&self);
+    /// A wait that was estimated when it began ended in a grant.
+    fn estimated(&self, estimated_ms: u64, waited_ms: u64);
     /// A surface answered a request. `route` is a pattern, never a name.
     fn answered(&self, route: &'static str, status: u16, took: Duration);
 }
@@ -27,5 +29,6 @@ impl Observer for Silent {
     fn event(&self, _event: &Event) {}
     fn outcome(&self, _outcome: &Outcome) {}
     fn leadership_began(&self) {}
+    fn estimated(&self, _estimated_ms: u64, _waited_ms: u64) {}
     fn answered(&self, _route: &'static str, _status: u16, _took: Duration) {}
 }

@@ -47,7 +47,9 @@ impl<R: Replicator> Service<R> {
             | ReplyBody::Lock(_)
             | ReplyBody::Locks(_)
             | ReplyBody::Lease(_)
-            | ReplyBody::Fence(_) => SessionOwner::Missing(SessionView::Unknown),
+            | ReplyBody::Fence(_)
+            | ReplyBody::History(_)
+            | ReplyBody::Grant(_) => SessionOwner::Missing(SessionView::Unknown),
         })
     }
 
@@ -75,6 +77,10 @@ fn answer(machine: &Machine, query: &Query, now: LeaseTime) -> ReplyBody {
         }
         Query::Lease(id) => ReplyBody::Lease(machine.lease(*id)),
         Query::Session(id) => ReplyBody::Session(machine.session(*id)),
+        Query::History { name, before, limit } => {
+            ReplyBody::History(machine.history(name, *before, as_count(*limit)))
+        }
+        Query::Token(token) => ReplyBody::Grant(machine.grant_of_token(*token)),
         // A lease that is due but not yet ended in the log is not held any more.
         Query::Fence { name, token } => ReplyBody::Fence(
             machine.fence(name, *token).ok().filter(|held| held.deadline.is_none_or(|at| at > now)),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use oarlock_core::command::Command;
 use oarlock_core::event::Event;
+use oarlock_core::history::{HistoryPage, PastGrant};
 use oarlock_core::ids::{LeaseId, LockName, SessionId, Token};
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::{Holder, Outcome};
@@ -63,6 +64,14 @@ pub enum Query {
         name: LockName,
         token: Token,
     },
+    /// The grants of a lock, the newest first.
+    History {
+        name: LockName,
+        before: Option<Token>,
+        limit: u32,
+    },
+    /// The grant that had this token.
+    Token(Token),
 }
 
 /// The answer to a [`Call`], with the lease clock of the moment it was made.
@@ -82,6 +91,8 @@ pub enum ReplyBody {
     Session(SessionView),
     /// `Some` while the token's lease is held, with its holder for the remaining time.
     Fence(Option<Holder>),
+    History(HistoryPage),
+    Grant(Option<PastGrant>),
 }
 
 /// A member of the cluster as status shows it.
@@ -141,7 +152,7 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 /// What replication calls back into; implemented by the service. Must not block.
 pub trait Upcalls: Send + Sync + 'static {
     /// Events of one applied entry, in log order, on every node.
-    fn applied(&self, events: &[Event]);
+    fn applied(&self, events: Vec<Event>);
     /// A call that a peer forwarded here. Dropping the future means that the caller is gone.
     fn call(&self, call: Call) -> BoxFuture<Result<Reply, ServiceError>>;
 }

@@ -61,7 +61,7 @@ impl Solo {
             .apply(&entry)
             .map_err(|_| ProposeError::NotDone("the machine does not know its own level"))?;
         if let Some(upcalls) = self.upcalls.get().and_then(Weak::upgrade) {
-            upcalls.applied(&applied.events);
+            upcalls.applied(applied.events);
         }
         let outcome = applied.outcomes.into_iter().next();
         outcome.ok_or(ProposeError::Unknown("no outcome"))

@@ -8,7 +8,7 @@ use oarlock_core::command::{Acquire, Command, ForceTarget, LeaseTerm, Mode};
 use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, Reason, RequestId};
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::{EndReason, Grant, Outcome, Rejection};
-use oarlock_core::time::{Grace, LeaseTime, Ttl, Wait};
+use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -172,6 +172,7 @@ fn acquire_for(ttl_ms: u64, id: u128, wait_ms: u64, request: Option<u128>) -> Ca
         grace: Grace::new(2_000).expect("a grace"),
         request_id: request.map(RequestId),
         metadata: Metadata::default(),
+        lock_delay: LockDelay::new(0).expect("a lock-delay"),
     }))
 }
 
@@ -330,7 +331,7 @@ async fn a_waiter_thought_gone_attaches_before_it_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn more_waiting_calls_than_the_bound_are_refused_as_not_done() {
-    let (solo, service) = leader_with(Options { waiting_calls_max: 1 });
+    let (solo, service) = leader_with(Options { waiting_calls_max: 1, ..Options::default() });
     granted(&service, acquire(101, 0, None)).await;
     let _waiter = start(&service, acquire(102, 60_000, None));
     settle().await;
@@ -388,6 +389,7 @@ async fn a_force_release_of_all_is_never_repeated_by_itself() {
     let command = Command::ForceRelease {
         name: name(),
         target: ForceTarget::All,
+        lock_delay: None,
         reason: Reason::new("stuck").expect("a reason"),
     };
     let answer = ask(&pair.near, Call::Propose(command)).await;

@@ -17,8 +17,9 @@ use crate::service::replicator::Replicator;
 #[derive(Debug, Clone)]
 pub(super) enum Wake {
     Granted(Box<Grant>),
-    /// Granted while its connection was thought gone: it must attach before it is told.
-    GrantedDetached,
+    /// Granted, but its connection was thought gone, or it is one of several: the answer is that of
+    /// an attach.
+    AttachFirst,
     Ended(Ended),
 }
 
@@ -142,7 +143,12 @@ impl<R: Replicator> Drop for Seat<'_, R> {
     fn drop(&mut self) {
         let last = self.table.leave(self.lease_id, self.key);
         if last && self.detaches {
-            self.replicator.propose_detached(Command::Detach { lease_id: self.lease_id });
+            let lease_id = self.lease_id;
+            self.replicator.propose_detached(Command::Detach { lease_id });
+            // Somebody may have sat down and attached between the two: the last word is theirs.
+            if self.table.entries().by_lease.contains_key(&lease_id) {
+                self.replicator.propose_detached(Command::Attach { lease_id });
+            }
         }
     }
 }

@@ -8,6 +8,8 @@
     reason = "node numbers are small, a test may block its own thread between two looks, and a failure shows its logs"
 )]
 
+mod api_docs;
+mod cli;
 mod clients;
 mod cluster;
 mod dev;
@@ -15,4 +17,6 @@ mod disks;
 mod http;
 mod kills;
 mod leaders;
+mod peers;
 mod pipelines;
+mod streams;

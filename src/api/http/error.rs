@@ -4,12 +4,15 @@
 use axum::http::StatusCode;
 use axum::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
 use axum::response::Response;
-use oarlock_client::wire::{Fate, Problem};
-use oarlock_core::outcome::{Contention, EndReason, Ended, Rejection};
+use oarlock_client::stream::Why;
+use oarlock_client::wire::{self, Fate, Problem};
+use oarlock_core::limits;
+use oarlock_core::outcome::{Contention, CycleStep, EndReason, Ended, Rejection};
 use oarlock_core::time::LeaseTime;
 
 use super::body::{encode, with_type};
-use super::translate;
+use super::problems::published;
+use super::{translate, why};
 use crate::service::error::ServiceError;
 
 /// An answer that refuses.
@@ -27,6 +30,7 @@ struct Parts {
 
 impl Refusal {
     fn new(status: StatusCode, kind: &str, title: &str, detail: String) -> Self {
+        debug_assert!(published(kind, status.as_u16()), "{kind} is missing in `problems`");
         Self(Box::new(Parts {
             status,
             problem: Problem {
@@ -42,6 +46,9 @@ impl Refusal {
                 how: None,
                 token: None,
                 limit: None,
+                why: None,
+                cycle: None,
+                oldest_revision: None,
             },
             retry_after: false,
             allow: None,
@@ -82,6 +89,28 @@ impl Refusal {
             Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title, detail);
         refusal.0.allow = Some(allow);
         refusal
+    }
+
+    pub(super) fn revision_gone(oldest: u64) -> Self {
+        let detail = format!(
+            "this node keeps events from revision {oldest} on; look at the locks, then watch from \
+             there or from now"
+        );
+        let title = "The revision is too old";
+        let mut refusal = Self::new(StatusCode::GONE, "revision-gone", title, detail);
+        refusal.0.problem.oldest_revision = Some(oldest);
+        refusal
+    }
+
+    /// What its answer says.
+    pub(super) fn problem(&self) -> &Problem {
+        &self.0.problem
+    }
+
+    /// The same refusal with a reason that carries an estimate.
+    pub(super) fn because(mut self, why: Why) -> Self {
+        self.0.problem.why = Some(Box::new(why));
+        self
     }
 
     pub(super) fn token_stale(lock: &str, token: u64) -> Self {
@@ -171,8 +200,53 @@ impl Refusal {
             problem.holders = Some(holders.map(|holder| translate::holder(holder, now)).collect());
             problem.holder_count = Some(contention.holder_count);
             problem.queue_length = Some(contention.queue_length);
+            problem.why = Some(Box::new(why::of(contention, contention.queue_length, now)));
         }
         self
+    }
+
+    fn permit_limit_differs(limit: u64) -> Self {
+        let detail = format!(
+            "permits of this lock are held or waited for under a limit of {limit}; name the same \
+             limit, or wait until nobody uses it"
+        );
+        let title = "The permits have another limit";
+        let mut refusal = Self::new(StatusCode::CONFLICT, "permit-limit-differs", title, detail);
+        refusal.0.problem.limit = Some(limit);
+        refusal
+    }
+
+    fn deadlock(cycle: &[CycleStep]) -> Self {
+        let step = |step: &CycleStep| {
+            format!("{} waits for `{}` of {}", step.owner, step.waits_for, step.held_by)
+        };
+        let told: Vec<String> = cycle.iter().map(step).collect();
+        let detail = format!(
+            "this wait would close a circle: {}; release what you hold, then ask again, or ask for \
+             all locks in one request",
+            told.join(", ")
+        );
+        let title = "Sessions would wait for each other";
+        let mut refusal = Self::new(StatusCode::CONFLICT, "deadlock", title, detail);
+        let step = |step: &CycleStep| wire::CycleStep {
+            owner: step.owner.to_string(),
+            waits_for: step.waits_for.to_string(),
+            held_by: step.held_by.to_string(),
+        };
+        refusal.0.problem.cycle = Some(cycle.iter().map(step).collect());
+        refusal
+    }
+
+    pub(super) fn no_value(lock: &str) -> Self {
+        let detail = format!("`{lock}` carries no value");
+        Self::new(StatusCode::NOT_FOUND, "no-value", "There is no value", detail)
+    }
+
+    pub(super) fn token_unknown(token: u64) -> Self {
+        let detail = format!(
+            "no grant with token {token} is held or remembered; the history keeps the newest only"
+        );
+        Self::new(StatusCode::NOT_FOUND, "token-unknown", "No such grant", detail)
     }
 
     fn full(kind: &str, what: &str, limit: u64) -> Self {
@@ -219,6 +293,29 @@ impl Refusal {
             ),
             Rejection::SessionGone { how } => Self::session_gone(*how),
             Rejection::SessionUnknown => Self::session_unknown(),
+            Rejection::PermitLimitDiffers { limit } => Self::permit_limit_differs(*limit),
+            Rejection::ClaimsInvalid => Self::bad_request(&format!(
+                "`locks` names 1 to {} locks, each once",
+                limits::LOCKS_PER_ACQUIRE_MAX
+            )),
+            Rejection::GrantShared => Self::new(
+                StatusCode::CONFLICT,
+                "grant-shared",
+                "The session holds this lock more than once",
+                "the session took this lock again and holds it by several leases; release the \
+                 others before one is handed over"
+                    .to_owned(),
+            ),
+            Rejection::Deadlock(cycle) => Self::deadlock(cycle),
+            Rejection::LeaseOfOtherLock => Self::new(
+                StatusCode::CONFLICT,
+                "lease-of-another-lock",
+                "The lease holds another lock",
+                "this lease does not hold the lock that the path names".to_owned(),
+            ),
+            Rejection::ValuesFull { limit } => {
+                Self::full("values-full", "locks with a value", *limit)
+            }
             Rejection::TokensExhausted => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "tokens-exhausted",
@@ -255,6 +352,7 @@ fn told(how: EndReason) -> &'static str {
         EndReason::SessionExpired => "its session was not renewed within its TTL",
         EndReason::WaitTimeout => "its wait ran out before it was granted",
         EndReason::Abandoned => "its connection was gone for longer than grace_ms",
+        EndReason::HandedOver => "its holder handed the lock over",
     }
 }
 

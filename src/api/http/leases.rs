@@ -18,10 +18,11 @@ use super::routes::{App, unexpected};
 use super::{name, translate};
 use crate::service::replicator::{Call, Query, Replicator, Reply, ReplyBody};
 
-/// The id in `/v1/leases/{id}` or `/v1/leases/{id}/renew`.
-fn lease_id(parts: &Parts) -> Result<LeaseId, Refusal> {
+/// The id in `/v1/leases/{id}`, with or without `/renew` or `/hand-over` after it.
+pub(super) fn lease_id(parts: &Parts) -> Result<LeaseId, Refusal> {
     let rest = parts.uri.path().strip_prefix("/v1/leases/").unwrap_or_default();
-    name::lease_id(rest.strip_suffix("/renew").unwrap_or(rest))
+    let id = rest.strip_suffix("/renew").or_else(|| rest.strip_suffix("/hand-over"));
+    name::lease_id(id.unwrap_or(rest))
 }
 
 impl<R: Replicator> App<R> {
@@ -37,7 +38,9 @@ impl<R: Replicator> App<R> {
             | ReplyBody::Locks(_)
             | ReplyBody::Lease(_)
             | ReplyBody::Session(_)
-            | ReplyBody::Fence(_) => Err(unexpected()),
+            | ReplyBody::Fence(_)
+            | ReplyBody::History(_)
+            | ReplyBody::Grant(_) => Err(unexpected()),
         }
     }
 

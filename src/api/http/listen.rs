@@ -11,6 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request};
+use axum::response::Response;
+use futures_util::StreamExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,11 +24,14 @@ use tokio::task::JoinSet;
 use tower_service::Service as _;
 
 use super::patience::{Patient, Turns};
+use super::sse;
 
 /// Bytes that the head of one request may have. The longest name, encoded, takes 1.5 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Pause after a failed accept, which mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a peer may leave data unacknowledged, in milliseconds; a network hiccup is shorter.
+const DEAD_PEER_MS: u32 = 10_000;
 /// Told to a connection above the cap.
 const FULL: &str = r#"{"type":"overloaded","title":"This node is at a bound","status":503,"detail":"too many connections; ask another node","outcome":"not_done"}"#;
 
@@ -102,6 +107,34 @@ fn refuse(mut stream: TcpStream) {
     let _whatever = send.as_mut().poll(&mut context);
 }
 
+/// The end of a request, whenever that is.
+struct Turn(Turns);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.next();
+    }
+}
+
+/// A stream is served until its body ends: until then the connection is not idle.
+fn kept(answer: Response, turn: Turn) -> Response {
+    answer.map(|body| {
+        Body::from_stream(body.into_data_stream().inspect(move |_| {
+            let _kept_until_the_end = &turn;
+        }))
+    })
+}
+
+/// While a call waits nothing is sent, so a client whose machine is gone would not be noticed: the
+/// kernel asks after ten silent seconds, and gives up within another fifteen.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
+    sockopt::set_tcp_keepcnt(stream, 3)
+}
+
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
@@ -111,6 +144,14 @@ async fn connection(
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "set TCP_NODELAY");
+    }
+    // Unacknowledged data breaks the connection after this time: a dead peer would otherwise keep a
+    // hold alive until the kernel's send buffer is full.
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, DEAD_PEER_MS) {
+        tracing::debug!(%peer, %error, "set TCP_USER_TIMEOUT");
+    }
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(%peer, %error, "probe a silent connection");
     }
     let turns = Turns::default();
     let io = TokioIo::new(Patient::new(stream, turns.clone()));
@@ -123,8 +164,8 @@ async fn connection(
         let turns = turns.clone();
         async move {
             let answer = answer.await;
-            turns.next();
-            answer
+            let turn = Turn(turns);
+            answer.map(|answer| if sse::is_stream(&answer) { kept(answer, turn) } else { answer })
         }
     });
     let connection = http1::Builder::new()

@@ -10,17 +10,17 @@ use oarlock_client::wire;
 use oarlock_core::command::{Acquire, Command, ForceTarget, LeaseTerm};
 use oarlock_core::ids::{LockName, Owner, Reason, Token};
 use oarlock_core::limits;
-use oarlock_core::outcome::{Contention, EndReason, Ended, Outcome, Rejection};
-use oarlock_core::time::{Grace, LeaseTime, Wait};
+use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, Rejection};
+use oarlock_core::time::{Grace, LeaseTime, LockDelay, Wait};
 
 use super::body::{self, answer};
 use super::error::Refusal;
 use super::listen::Peer;
 use super::query::Parameters;
 use super::routes::{App, unexpected};
-use super::{name, translate};
+use super::{name, sse, translate, wait, why};
 use crate::service::reads::SessionOwner;
-use crate::service::replicator::{Call, Query, Replicator, ReplyBody};
+use crate::service::replicator::{Call, Query, Replicator, Reply, ReplyBody};
 use oarlock_core::query::SessionView;
 
 /// What stands before a lock's name in a path.
@@ -49,12 +49,29 @@ pub(super) async fn acquire<R: Replicator>(
     let request: wire::AcquireRequest = body::json(body).await?;
     let key = body::idempotency_key(&parts.headers)?;
     let acquire = command(app, lock, request, key).await?;
+    if sse::wanted(&parts.headers) {
+        return wait::respond(app, acquire);
+    }
     let reply = app.ask(Call::Propose(Command::Acquire(acquire))).await?;
+    let (grant, now) = granted(app, reply).await?;
+    Ok(answer(StatusCode::OK, &translate::lease(&grant, now)))
+}
+
+/// The grant that an acquire asked for, or why there is none.
+pub(super) async fn granted<R: Replicator>(
+    app: &App<R>,
+    reply: Reply,
+) -> Result<(Box<Grant>, LeaseTime), Refusal> {
     let ReplyBody::Outcome(outcome) = reply.body else { return Err(unexpected()) };
     match outcome {
-        Outcome::Granted(grant) => Ok(answer(StatusCode::OK, &translate::lease(&grant, reply.now))),
+        Outcome::Granted(grant) => Ok((grant, reply.now)),
         Outcome::Rejected(Rejection::LeaseGone(ended)) if ended.how == EndReason::WaitTimeout => {
             Err(wait_timeout(app, &ended).await)
+        }
+        Outcome::Rejected(Rejection::LockHeld(contention)) => {
+            let why = app.why(&contention, contention.queue_length, reply.now);
+            let rejection = Rejection::LockHeld(contention);
+            Err(Refusal::of_rejection(&rejection, reply.now).because(why))
         }
         Outcome::Rejected(rejection) => Err(Refusal::of_rejection(&rejection, reply.now)),
         Outcome::Done
@@ -64,7 +81,11 @@ pub(super) async fn acquire<R: Replicator>(
         | Outcome::ForceReleased(_)
         | Outcome::SessionOpened(_)
         | Outcome::SessionRenewed(_)
-        | Outcome::SessionClosed { .. } => Err(unexpected()),
+        | Outcome::SessionClosed { .. }
+        | Outcome::ValueSet(_)
+        | Outcome::ValueDeleted { .. }
+        | Outcome::GrantedMany(_)
+        | Outcome::QueuedMany(_) => Err(unexpected()),
     }
 }
 
@@ -79,22 +100,25 @@ async fn command<R: Replicator>(
     let wait = Wait::new(request.wait_ms.unwrap_or(0))?;
     let grace = Grace::new(request.grace_ms.unwrap_or(limits::GRACE_MS_DEFAULT))?;
     let metadata = translate::metadata_of(request.metadata)?;
+    let mode = translate::mode_of(request.mode, request.permits, request.limit)?;
+    let lock_delay = LockDelay::new(request.lock_delay_ms.unwrap_or(0))?;
     let owner = owner(app, request.owner.as_deref(), term).await?;
     Ok(Acquire {
         lease_id: app.service.mint_lease_id(),
         name: lock,
         owner,
-        mode: translate::mode_of(request.mode.unwrap_or_default()),
+        mode,
         term,
         wait,
         grace,
         request_id,
         metadata,
+        lock_delay,
     })
 }
 
 /// The owner as given, or that of the session.
-async fn owner<R: Replicator>(
+pub(super) async fn owner<R: Replicator>(
     app: &App<R>,
     given: Option<&str>,
     term: LeaseTerm,
@@ -115,21 +139,15 @@ async fn owner<R: Replicator>(
 }
 
 /// The refusal of a wait that ran out, naming who is in the way if that can be learnt quickly.
-async fn wait_timeout<R: Replicator>(app: &App<R>, ended: &Ended) -> Refusal {
+pub(super) async fn wait_timeout<R: Replicator>(app: &App<R>, ended: &Ended) -> Refusal {
     let call = Call::Read(Query::Lock { name: ended.name.clone(), waiters_max: 0 });
     match app.service.call(call, CONTENTION_DEADLINE).await {
         Ok(reply) => {
             let now = reply.now;
             let ReplyBody::Lock(view) = reply.body else { return unexpected() };
-            let mut holders = view.holders;
-            holders.truncate(oarlock_core::outcome::HOLDERS_SHOWN_MAX);
-            let contention = Contention {
-                name: view.name,
-                holders,
-                holder_count: view.holder_count,
-                queue_length: view.queue_length,
-            };
-            Refusal::wait_timeout(ended, Some(&contention), now)
+            let contention = why::contention(&view);
+            let why = app.why(&contention, contention.queue_length, now);
+            Refusal::wait_timeout(ended, Some(&contention), now).because(why)
         }
         Err(_) => Refusal::wait_timeout(ended, None, LeaseTime::default()),
     }
@@ -145,6 +163,8 @@ pub(super) async fn inspect<R: Replicator>(
     let (reply, staleness) = app.look(query, parameters.stale()?).await?;
     let ReplyBody::Lock(view) = &reply.body else { return Err(unexpected()) };
     let mut lock = translate::lock(view, reply.now);
+    let contention = why::contention(view);
+    lock.why = Some(app.why(&contention, contention.queue_length, reply.now));
     lock.staleness_ms = staleness;
     Ok(answer(StatusCode::OK, &lock))
 }
@@ -181,7 +201,11 @@ fn cursor_of_name(name: &LockName) -> String {
 
 fn name_of_cursor(cursor: &str) -> Result<String, Refusal> {
     let bad = || Refusal::bad_request("`cursor` is not one that a listing answered");
-    if cursor.len() > 2 * limits::NAME_BYTES_MAX || !cursor.is_ascii() || cursor.len() % 2 == 1 {
+    // An empty one would mean the first page, which a client that lost its cursor must not take
+    // for the next.
+    let whole = !cursor.is_empty() && cursor.len().is_multiple_of(2);
+    let digits = cursor.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if cursor.len() > 2 * limits::NAME_BYTES_MAX || !whole || !digits {
         return Err(bad());
     }
     let bytes: Result<Vec<u8>, _> = (0..cursor.len())
@@ -197,7 +221,8 @@ pub(super) async fn force_release<R: Replicator>(
     body: Body,
 ) -> Result<Response, Refusal> {
     let lock = lock_name(parts)?;
-    let parameters = Parameters::read(parts.uri.query(), &["token", "all", "reason"])?;
+    let known = &["token", "all", "reason", "lock_delay_ms"];
+    let parameters = Parameters::read(parts.uri.query(), known)?;
     body::nothing(body).await?;
     let token = parameters.number("token", limits::TOKEN_MAX)?;
     let target = match (token, parameters.text("all")) {
@@ -209,6 +234,8 @@ pub(super) async fn force_release<R: Replicator>(
             ));
         }
     };
+    let delay_ms = parameters.number("lock_delay_ms", limits::LOCK_DELAY_MS_MAX)?;
+    let lock_delay = delay_ms.map(LockDelay::new).transpose()?;
     let reason = Reason::new(parameters.text("reason").unwrap_or("unspecified"))?;
     tracing::info!(
         audit = true,
@@ -218,7 +245,7 @@ pub(super) async fn force_release<R: Replicator>(
         peer = parts.extensions.get::<Peer>().map(|peer| tracing::field::display(peer.0)),
         "force release"
     );
-    let command = Command::ForceRelease { name: lock.clone(), target, reason };
+    let command = Command::ForceRelease { name: lock.clone(), target, reason, lock_delay };
     let (outcome, _) = app.propose(command).await?;
     let Outcome::ForceReleased(ended) = outcome else { return Err(unexpected()) };
     let one = |it: &Ended| wire::Taken { token: it.token.map(|token| token.0) };

@@ -4,20 +4,29 @@
 //!  listen (sockets, deadlines, caps) -> routes (path, method) -> locks | leases | sessions | node
 //!         body (limits, strict JSON)    name (path -> lock name)    translate <-> service calls
 //!         error (rejections and service errors -> problem+json)
+//!         sse (frames) <- watch | wait | hold     why (in refusals and inspections)
 //! ```
 
 mod body;
 mod error;
+mod hold;
 mod leases;
 pub mod listen;
 mod locks;
+mod many;
 mod name;
 mod node;
 mod patience;
+mod problems;
 mod query;
+mod records;
 mod routes;
 mod sessions;
+mod sse;
 mod translate;
+mod wait;
+mod watch;
+mod why;
 
 #[cfg(test)]
 mod tests;

@@ -51,7 +51,7 @@ pub(super) fn session_id(text: &str) -> Result<SessionId, Refusal> {
 pub(super) fn request_id(text: &str) -> Result<RequestId, Refusal> {
     let hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
     match uuid::Uuid::parse_str(text) {
-        Ok(uuid) if hyphenated => Ok(RequestId(uuid.as_u128())),
+        Ok(uuid) if hyphenated && !uuid.is_nil() && !uuid.is_max() => Ok(RequestId(uuid.as_u128())),
         Ok(_) | Err(_) => Err(Refusal::bad_request(
             "a request id is a UUID with hyphens, such as one from `uuidgen`, fresh for each \
              request and kept for its repeats",

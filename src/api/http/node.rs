@@ -29,12 +29,22 @@ POST   /v1/sessions/{id}/renew
 DELETE /v1/sessions/{id}
 GET    /v1/sessions/{id}
 POST   /v1/fence                  does a token hold a lock now? {\"name\", \"token\"}
+GET    /v1/watch?prefix=          what happens, as server-sent events
+GET    /v1/hold/{name}?owner=&request_id=   hold a lock while the connection lives
 GET    /v1/cluster                members and leader
-GET    /livez /readyz /metrics
+GET    /livez /readyz /metrics /openapi.json
 ";
 
 pub(super) fn index() -> Response {
     with_type(StatusCode::OK, TEXT, INDEX)
+}
+
+/// Kept equal to the code by a test, which also writes it anew.
+const DESCRIPTION: &str = include_str!("../../../docs/api/openapi.json");
+
+/// The API in the form of `OpenAPI` 3.1.
+pub(super) fn openapi() -> Response {
+    with_type(StatusCode::OK, "application/json", DESCRIPTION)
 }
 
 pub(super) fn live() -> Response {

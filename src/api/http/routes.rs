@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::any;
 
 use super::error::Refusal;
-use super::{leases, locks, node, sessions};
+use super::{hold, leases, locks, many, node, records, sessions, watch};
 use crate::observe::stopwatch::Stopwatch;
 use crate::service::error::ServiceError;
 use crate::service::replicator::{Call, Replicator, Reply};
@@ -33,55 +33,104 @@ impl<R: Replicator> Clone for App<R> {
 
 /// One path of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
+pub(super) enum Route {
     Index,
     Livez,
     Readyz,
     Metrics,
+    OpenApi,
     Locks,
     Lock,
     Lease,
     LeaseRenew,
+    LeaseHandOver,
     Sessions,
     Session,
     SessionRenew,
     Fence,
+    Value,
+    History,
+    Grant,
     Cluster,
+    Watch,
+    Hold,
     Nowhere,
 }
 
 impl Route {
+    /// Every path that exists.
+    #[cfg(test)]
+    pub(super) const ALL: &[Self] = &[
+        Self::Index,
+        Self::Livez,
+        Self::Readyz,
+        Self::Metrics,
+        Self::OpenApi,
+        Self::Locks,
+        Self::Lock,
+        Self::Lease,
+        Self::LeaseRenew,
+        Self::LeaseHandOver,
+        Self::Sessions,
+        Self::Session,
+        Self::SessionRenew,
+        Self::Fence,
+        Self::Value,
+        Self::History,
+        Self::Grant,
+        Self::Cluster,
+        Self::Watch,
+        Self::Hold,
+    ];
+
     /// For metrics: a bounded number of values, and never a name.
-    fn pattern(self) -> &'static str {
+    pub(super) fn pattern(self) -> &'static str {
         match self {
             Self::Index => "/",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
             Self::Locks => "/v1/locks",
             Self::Lock => "/v1/locks/{name}",
             Self::Lease => "/v1/leases/{id}",
             Self::LeaseRenew => "/v1/leases/{id}/renew",
+            Self::LeaseHandOver => "/v1/leases/{id}/hand-over",
             Self::Sessions => "/v1/sessions",
             Self::Session => "/v1/sessions/{id}",
             Self::SessionRenew => "/v1/sessions/{id}/renew",
             Self::Fence => "/v1/fence",
+            Self::Value => "/v1/values/{name}",
+            Self::History => "/v1/history/{name}",
+            Self::Grant => "/v1/history",
             Self::Cluster => "/v1/cluster",
+            Self::Watch => "/v1/watch",
+            Self::Hold => "/v1/hold/{name}",
             Self::Nowhere => "unknown",
         }
     }
 
-    fn allow(self) -> &'static str {
+    pub(super) fn allow(self) -> &'static str {
         match self {
             Self::Lock => "GET, HEAD, POST, DELETE",
+            Self::Value => "GET, HEAD, PUT, DELETE",
             Self::Lease | Self::Session => "GET, HEAD, DELETE",
-            Self::LeaseRenew | Self::SessionRenew | Self::Sessions | Self::Fence => "POST",
+            Self::Locks => "GET, HEAD, POST",
+            Self::LeaseRenew
+            | Self::LeaseHandOver
+            | Self::SessionRenew
+            | Self::Sessions
+            | Self::Fence => "POST",
             Self::Index
             | Self::Livez
             | Self::Readyz
             | Self::Metrics
-            | Self::Locks
+            | Self::OpenApi
+            | Self::History
+            | Self::Grant
             | Self::Cluster
+            | Self::Watch
+            | Self::Hold
             | Self::Nowhere => "GET, HEAD",
         }
     }
@@ -97,16 +146,25 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
         .route("/livez", at(Route::Livez))
         .route("/readyz", at(Route::Readyz))
         .route("/metrics", at(Route::Metrics))
+        .route("/openapi.json", at(Route::OpenApi))
         .route("/v1/locks", at(Route::Locks))
         .route(locks::PREFIX, at(Route::Lock))
         .route("/v1/locks/{*name}", at(Route::Lock))
         .route("/v1/leases/{id}", at(Route::Lease))
         .route("/v1/leases/{id}/renew", at(Route::LeaseRenew))
+        .route("/v1/leases/{id}/hand-over", at(Route::LeaseHandOver))
         .route("/v1/sessions", at(Route::Sessions))
         .route("/v1/sessions/{id}", at(Route::Session))
         .route("/v1/sessions/{id}/renew", at(Route::SessionRenew))
         .route("/v1/fence", at(Route::Fence))
+        .route(records::VALUES, at(Route::Value))
+        .route("/v1/values/{*name}", at(Route::Value))
+        .route("/v1/history", at(Route::Grant))
+        .route(records::HISTORY, at(Route::History))
+        .route("/v1/history/{*name}", at(Route::History))
         .route("/v1/cluster", at(Route::Cluster))
+        .route("/v1/watch", at(Route::Watch))
+        .route("/v1/hold/{*name}", at(Route::Hold))
         .fallback(move |State(app): State<App<R>>, request: Request| {
             answer(app, Route::Nowhere, request)
         })
@@ -114,14 +172,14 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
 }
 
 async fn answer<R: Replicator>(app: App<R>, route: Route, request: Request) -> Response {
-    let watch = Stopwatch::start();
+    let stopwatch = Stopwatch::start();
     let mut response = match dispatch(&app, route, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into(),
     };
     name_leader(&app, response.headers_mut());
     let status = response.status().as_u16();
-    app.service.observer().answered(route.pattern(), status, watch.time());
+    app.service.observer().answered(route.pattern(), status, stopwatch.time());
     response
 }
 
@@ -146,33 +204,50 @@ async fn dispatch<R: Replicator>(
         (Route::Livez, Method::GET) => Ok(node::live()),
         (Route::Readyz, Method::GET) => node::ready(app),
         (Route::Metrics, Method::GET) => Ok(node::metrics(app)),
+        (Route::OpenApi, Method::GET) => Ok(node::openapi()),
         (Route::Cluster, Method::GET) => node::cluster(app, &parts),
+        (Route::Watch, Method::GET) => watch::open(app, &parts),
+        (Route::Hold, Method::GET) => hold::open(app, &parts),
         (Route::Locks, Method::GET) => locks::list(app, &parts).await,
+        (Route::Locks, Method::POST) => many::acquire(app, &parts, body).await,
         (Route::Lock, Method::GET) => locks::inspect(app, &parts).await,
         (Route::Lock, Method::POST) => locks::acquire(app, &parts, body).await,
         (Route::Lock, Method::DELETE) => locks::force_release(app, &parts, body).await,
         (Route::Lease, Method::GET) => leases::look(app, &parts).await,
         (Route::Lease, Method::DELETE) => leases::release(app, &parts, body).await,
         (Route::LeaseRenew, Method::POST) => leases::renew(app, &parts, body).await,
+        (Route::LeaseHandOver, Method::POST) => many::hand_over(app, &parts, body).await,
         (Route::Sessions, Method::POST) => sessions::open(app, &parts, body).await,
         (Route::Session, Method::GET) => sessions::look(app, &parts).await,
         (Route::Session, Method::DELETE) => sessions::close(app, &parts, body).await,
         (Route::SessionRenew, Method::POST) => sessions::renew(app, &parts, body).await,
         (Route::Fence, Method::POST) => locks::fence(app, &parts, body).await,
+        (Route::Value, Method::GET) => records::value(app, &parts).await,
+        (Route::Value, Method::PUT) => records::set_value(app, &parts, body).await,
+        (Route::Value, Method::DELETE) => records::delete_value(app, &parts, body).await,
+        (Route::History, Method::GET) => records::history(app, &parts).await,
+        (Route::Grant, Method::GET) => records::grant(app, &parts).await,
         (
             Route::Index
             | Route::Livez
             | Route::Readyz
             | Route::Metrics
+            | Route::OpenApi
             | Route::Locks
             | Route::Lock
             | Route::Lease
             | Route::LeaseRenew
+            | Route::LeaseHandOver
             | Route::Sessions
             | Route::Session
             | Route::SessionRenew
             | Route::Fence
-            | Route::Cluster,
+            | Route::Value
+            | Route::History
+            | Route::Grant
+            | Route::Cluster
+            | Route::Watch
+            | Route::Hold,
             _,
         ) => refused(),
     }

@@ -4,6 +4,10 @@
 mod bad_input;
 mod calls;
 mod connections;
+mod many;
+mod openapi;
+mod records;
+mod streams;
 
 use std::sync::{Arc, Weak};
 
@@ -56,12 +60,15 @@ impl Answer {
 
 impl Node {
     fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    fn with(options: Options) -> Self {
         let solo = Solo::new();
         let metrics = Metrics::new();
         let next = std::sync::atomic::AtomicU64::new(1);
         let ids = move || u128::from(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let observer = Arc::clone(&metrics);
-        let options = Options::default();
         let service = Service::new(Arc::clone(&solo), observer, Box::new(ids), options);
         let as_upcalls: Arc<dyn Upcalls> = service.clone();
         let upcalls: Weak<dyn Upcalls> = Arc::downgrade(&as_upcalls);

@@ -4,8 +4,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use oarlock_client::wire;
 use oarlock_core::command::{LeaseTerm, Mode};
-use oarlock_core::ids::{Invalid, Metadata, RequestId};
-use oarlock_core::outcome::{Contention, EndReason, Ended, Grant, Holder, SessionInfo};
+use oarlock_core::history::PastGrant;
+use oarlock_core::ids::{Invalid, Metadata, Permits, RequestId};
+use oarlock_core::outcome::{Contention, EndReason, Ended, Grant, Holder, SessionInfo, ValueInfo};
 use oarlock_core::query::{LockView, WaiterView};
 use oarlock_core::time::{LeaseTime, Ttl};
 
@@ -19,17 +20,35 @@ impl From<Invalid> for Refusal {
     }
 }
 
-pub(super) fn mode_of(mode: wire::Mode) -> Mode {
-    match mode {
-        wire::Mode::Exclusive => Mode::Exclusive,
-        wire::Mode::Shared => Mode::Shared,
+/// The mode as a request says it: permits and their limit belong to one mode alone.
+pub(super) fn mode_of(
+    mode: Option<wire::Mode>,
+    permits: Option<u64>,
+    limit: Option<u64>,
+) -> Result<Mode, Refusal> {
+    match (mode.unwrap_or_default(), permits, limit) {
+        (wire::Mode::Exclusive, None, None) => Ok(Mode::Exclusive),
+        (wire::Mode::Shared, None, None) => Ok(Mode::Shared),
+        (wire::Mode::Permits, permits, Some(limit)) => {
+            Ok(Mode::Permits(Permits::new(permits.unwrap_or(1), limit)?))
+        }
+        (wire::Mode::Permits, _, None) => Err(Refusal::bad_request(
+            "limit is missing: how many permits there are, the same for everybody who asks",
+        )),
+        (wire::Mode::Exclusive | wire::Mode::Shared, _, _) => {
+            Err(Refusal::bad_request("permits and limit go with \"mode\": \"permits\""))
+        }
     }
 }
 
-fn mode(mode: Mode) -> wire::Mode {
+/// A mode, and the permits and their limit if it has any.
+pub(super) fn mode(mode: Mode) -> (wire::Mode, Option<u32>, Option<u32>) {
     match mode {
-        Mode::Exclusive => wire::Mode::Exclusive,
-        Mode::Shared => wire::Mode::Shared,
+        Mode::Exclusive => (wire::Mode::Exclusive, None, None),
+        Mode::Shared => (wire::Mode::Shared, None, None),
+        Mode::Permits(permits) => {
+            (wire::Mode::Permits, Some(permits.count()), Some(permits.limit()))
+        }
     }
 }
 
@@ -68,10 +87,13 @@ pub(super) fn metadata_of(map: Option<wire::Metadata>) -> Result<Metadata, Refus
 }
 
 pub(super) fn lease(grant: &Grant, now: LeaseTime) -> wire::Lease {
+    let (mode, permits, limit) = mode(grant.mode);
     wire::Lease {
         lease_id: grant.lease_id.to_string(),
         lock: grant.name.to_string(),
-        mode: mode(grant.mode),
+        mode,
+        permits,
+        limit,
         owner: grant.owner.to_string(),
         token: grant.token.0,
         ttl_ms: grant.ttl_ms,
@@ -94,7 +116,7 @@ pub(super) fn waiting(
         lease_id,
         lock: lock.to_owned(),
         owner: owner.to_owned(),
-        mode: mode(its_mode),
+        mode: mode(its_mode).0,
         position,
         waiting_ms,
     }
@@ -110,26 +132,37 @@ pub(super) fn released(ended: &Ended) -> wire::Released {
 }
 
 pub(super) fn holder(holder: &Holder, now: LeaseTime) -> wire::Holder {
-    let since = UNIX_EPOCH + Duration::from_millis(holder.since_wall_ms.min(WALL_MS_MAX));
+    let (mode, permits, limit) = mode(holder.mode);
     wire::Holder {
         owner: holder.owner.to_string(),
-        mode: mode(holder.mode),
+        mode,
+        permits,
+        limit,
         token: holder.token.0,
-        since: humantime::format_rfc3339_millis(since).to_string(),
+        since: rfc3339(holder.since_wall_ms),
         held_ms: now.ms_since(holder.granted_at),
+        renewed_ms_ago: now.ms_since(holder.renewed_at),
         remaining_ms: remaining(holder.deadline, now),
         in_session: holder.in_session,
         metadata: holder.metadata.clone().into(),
     }
 }
 
+/// A wall clock for people.
+fn rfc3339(wall_ms: u64) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(wall_ms.min(WALL_MS_MAX));
+    humantime::format_rfc3339_millis(at).to_string()
+}
+
 /// The end of the year 9999: the formatter refuses later years, and a wall clock may lie.
 const WALL_MS_MAX: u64 = 253_402_300_799_999;
 
 fn waiter(waiter: &WaiterView) -> wire::Waiter {
+    let (mode, permits, _) = mode(waiter.mode);
     wire::Waiter {
         owner: waiter.owner.to_string(),
-        mode: mode(waiter.mode),
+        mode,
+        permits,
         position: waiter.position,
         waiting_ms: waiter.waiting_ms,
         attached: waiter.attached,
@@ -148,6 +181,11 @@ pub(super) fn lock(view: &LockView, now: LeaseTime) -> wire::Lock {
         last_token: view.last_token.map(|token| token.0),
         token_ceiling: view.token_ceiling.0,
         revision: view.revision.map(|revision| revision.0),
+        why: None,
+        value: view.value.as_deref().map(|info| {
+            let writer = |holder: &Holder| holder.token == info.token;
+            value(view.name.as_str(), info, view.holders.iter().any(writer))
+        }),
         staleness_ms: None,
     }
 }
@@ -202,30 +240,76 @@ pub(super) fn how(reason: EndReason) -> &'static str {
         EndReason::SessionExpired => "session-expired",
         EndReason::WaitTimeout => "wait-timeout",
         EndReason::Abandoned => "abandoned",
+        EndReason::HandedOver => "handed-over",
     }
 }
 
 /// Who is in the way of an acquire, as a half-sentence.
 pub(super) fn in_the_way(contention: &Contention, now: LeaseTime) -> String {
-    let queue = match contention.queue_length {
+    let mut parts = Vec::new();
+    if let Some(ms) = remaining(contention.closed_until, now) {
+        let left = humantime::format_duration(Duration::from_millis(ms));
+        parts.push(format!("closed for {left} more, because a holder was lost or forced"));
+    }
+    parts.push(held_by(contention, now));
+    parts.push(match contention.queue_length {
         0 => "nobody waits".to_owned(),
         1 => "1 waits".to_owned(),
         more => format!("{more} wait"),
-    };
-    let Some(first) = contention.holders.first() else {
-        return format!("nobody holds it, {queue}");
-    };
+    });
+    parts.join(", ")
+}
+
+fn held_by(contention: &Contention, now: LeaseTime) -> String {
+    let Some(first) = contention.holders.first() else { return "nobody holds it".to_owned() };
+    let span = |ms| humantime::format_duration(Duration::from_millis(ms));
     let left = remaining(first.deadline, now).map_or_else(
         || "without expiry".to_owned(),
-        |ms| {
-            format!("{} left unless renewed", humantime::format_duration(Duration::from_millis(ms)))
-        },
+        |ms| format!("{} left unless renewed", span(ms)),
     );
     let others = match contention.holder_count.saturating_sub(1) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("held by {} (token {}, {left}){others}, {queue}", first.owner, first.token.0)
+    let mut told = format!("held by {} (token {}, {left})", first.owner, first.token.0);
+    if first.renewed_at > first.granted_at {
+        let ago = span(now.ms_since(first.renewed_at));
+        told =
+            format!("held by {} (token {}, renewed {ago} ago, {left})", first.owner, first.token.0);
+    }
+    told + &others
+}
+
+pub(super) fn value(lock: &str, info: &ValueInfo, current: bool) -> wire::Value {
+    wire::Value {
+        lock: lock.to_owned(),
+        value: info.value.as_str().to_owned(),
+        token: info.token.0,
+        owner: info.owner.to_string(),
+        written: rfc3339(info.written_wall_ms),
+        revision: info.revision.0,
+        current,
+    }
+}
+
+pub(super) fn past_grant(grant: &PastGrant) -> wire::PastGrant {
+    let (mode, permits, limit) = mode(grant.mode);
+    let end = grant.end.as_ref();
+    wire::PastGrant {
+        lock: grant.name.to_string(),
+        token: grant.token.0,
+        owner: grant.owner.to_string(),
+        mode,
+        permits,
+        limit,
+        metadata: grant.metadata.clone().into(),
+        since: rfc3339(grant.granted_wall_ms),
+        until: end.map(|end| rfc3339(end.wall_ms)),
+        waited_ms: grant.waited_ms,
+        held_ms: grant.held_ms,
+        how: end.map(|end| how(end.how).to_owned()),
+        reason: end.and_then(|end| end.reason.as_ref()).map(ToString::to_string),
+    }
 }
 
 pub(super) fn remaining(deadline: Option<LeaseTime>, now: LeaseTime) -> Option<u64> {

@@ -10,15 +10,19 @@ mod naive;
 use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_core::command::{
-    Acquire, Command, Entry, ForceTarget, LEVEL, LeaseTerm, Mode, OpenSession,
+    Acquire, AcquireMany, Claim, Command, Entry, ForceTarget, HandOver, LEVEL, LeaseTerm, Mode,
+    OpenSession,
 };
 use oarlock_core::event::EventKind;
-use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, Reason, RequestId, SessionId, Token};
+use oarlock_core::ids::{
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RequestId, SessionId, Token, Value,
+};
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::limits::Limits;
 use oarlock_core::machine::{Applied, Machine, UnknownLevel};
 use oarlock_core::outcome::Outcome;
-use oarlock_core::time::{Grace, LeaseTime, Ttl, Wait};
+use oarlock_core::query::LockView;
+use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngSeed, TestCaseResult, TestRunner};
@@ -35,16 +39,19 @@ fn small_limits() -> Limits {
     Limits {
         queue_length_max: 2,
         holders_max: 2,
-        leases_max: 7,
+        leases_max: 6,
         sessions_max: 2,
-        leases_per_session_max: 2,
+        leases_per_session_max: 3,
+        values_max: 1,
+        history_max: 5,
+        deadlock_walk_max: 10_000,
         expiries_per_advance_max: 3,
-        answers_max: 3,
+        answers_max: 5,
         answer_kept_ms: 1_500,
         recent_ends_max: 6,
         answers_per_chunk: 2,
         chunks_forgotten_per_advance_max: 1,
-        token_max: 16,
+        token_max: 12,
     }
 }
 
@@ -67,24 +74,42 @@ fn acquire(profile: u8, id: u128, request: Option<u128>, wait_ms: u64) -> Comman
         lease_id: LeaseId(id),
         name: lock_name(usize::from(profile)),
         owner: Owner::new(&format!("owner-{}", profile % 2)).expect("a valid owner"),
-        mode: if profile % 4 < 2 { Mode::Shared } else { Mode::Exclusive },
+        mode: match profile {
+            // Two limits for the same name, so that they meet.
+            12.. => Mode::Permits(permits(1 + number % 2, 2 + number / 15)),
+            _ if profile % 4 < 2 => Mode::Shared,
+            _ => Mode::Exclusive,
+        },
         term,
         wait: Wait::new(wait_ms).expect("a valid wait"),
         grace: Grace::new(150 * (number % 3)).expect("a valid grace"),
         request_id: request.map(RequestId),
         metadata: Metadata::try_from(metadata).expect("valid metadata"),
+        lock_delay: LockDelay::new(if number % 4 == 3 { 250 } else { 0 })
+            .expect("a valid lock-delay"),
     })
+}
+
+fn permits(count: u64, limit: u64) -> Permits {
+    Permits::new(count, limit).expect("valid permits")
 }
 
 fn any_acquire() -> impl Strategy<Value = Command> {
     let wait = prop_oneof![Just(0), Just(300), Just(2_000)];
     let request = prop::option::of(0..REQUEST_IDS);
     // Most requests with an id take their profile from it, as a repeat would.
-    (0..12_u8, 0..LEASE_IDS, request, wait, 0..4_u8).prop_map(|(any, id, request, wait, stray)| {
+    let profile = prop_oneof![3 => 0..12_u8, 1 => 12..18_u8];
+    (profile, 0..LEASE_IDS, request, wait, 0..4_u8).prop_map(|(any, id, request, wait, stray)| {
         let usual = request.and_then(|request| u8::try_from(request).ok());
         let profile = if stray == 0 { any } else { usual.unwrap_or(any) };
         acquire(profile, id, request, wait)
     })
+}
+
+/// Few enough sessions and names that a session takes its own lock again.
+fn again() -> impl Strategy<Value = Command> {
+    let profile = prop_oneof![Just(3_u8), Just(8_u8)];
+    (profile, 2..LEASE_IDS).prop_map(|(profile, id)| acquire(profile, id, None, 0))
 }
 
 fn any_open() -> impl Strategy<Value = Command> {
@@ -101,10 +126,68 @@ fn any_open() -> impl Strategy<Value = Command> {
 }
 
 fn any_force() -> impl Strategy<Value = Command> {
-    (0..NAMES.len(), prop::option::of(1..16_u64)).prop_map(|(name, token)| Command::ForceRelease {
+    let delay = prop_oneof![1 => Just(None), 3 => Just(Some(0)), 1 => Just(Some(300))];
+    (0..NAMES.len(), prop::option::of(1..16_u64), delay).prop_map(|(name, token, delay)| {
+        Command::ForceRelease {
+            name: lock_name(name),
+            target: token.map_or(ForceTarget::All, |token| ForceTarget::Token(Token(token))),
+            reason: Reason::new("test").expect("a valid reason"),
+            lock_delay: delay.map(|ms| LockDelay::new(ms).expect("a valid lock-delay")),
+        }
+    })
+}
+
+fn any_many() -> impl Strategy<Value = Command> {
+    let wait = prop_oneof![Just(0), Just(2_000)];
+    let request = prop::option::of(0..REQUEST_IDS);
+    (0..12_u8, 0..NAMES.len(), 1..4_usize, request, wait).prop_map(
+        |(profile, first, count, request, wait_ms)| {
+            let Command::Acquire(one) = acquire(profile, 0, request, wait_ms) else {
+                unreachable!("an acquire")
+            };
+            // The last name may come a second time, which is refused.
+            let claims = (0..count).map(|index| Claim {
+                lease_id: LeaseId(0),
+                name: lock_name((first + index.min(usize::from(profile % 5))) % NAMES.len()),
+                mode: if index == 0 { one.mode } else { Mode::Shared },
+                lock_delay: one.lock_delay,
+            });
+            Command::AcquireMany(AcquireMany {
+                claims: claims.collect(),
+                owner: one.owner,
+                term: one.term,
+                wait: one.wait,
+                grace: one.grace,
+                request_id: one.request_id,
+                metadata: one.metadata,
+            })
+        },
+    )
+}
+
+fn any_hand_over() -> impl Strategy<Value = Command> {
+    let request = prop::option::of(0..REQUEST_IDS);
+    (0..12_u8, 0..4_u128, request).prop_map(|(profile, lease, request)| {
+        let Command::Acquire(one) = acquire(profile, 0, request, 0) else {
+            unreachable!("an acquire")
+        };
+        Command::HandOver(HandOver {
+            lease_id: LeaseId(lease),
+            new_lease_id: LeaseId(0),
+            owner: one.owner,
+            term: one.term,
+            request_id: one.request_id,
+            metadata: one.metadata,
+        })
+    })
+}
+
+fn any_value() -> impl Strategy<Value = Command> {
+    let value = prop::option::of(0..3_u8);
+    (0..NAMES.len(), 0..6_u128, value).prop_map(|(name, lease, value)| Command::SetValue {
         name: lock_name(name),
-        target: token.map_or(ForceTarget::All, |token| ForceTarget::Token(Token(token))),
-        reason: Reason::new("test").expect("a valid reason"),
+        lease_id: LeaseId(lease),
+        value: value.map(|number| Value::new(&number.to_string()).expect("a valid value")),
     })
 }
 
@@ -112,7 +195,8 @@ fn any_command() -> impl Strategy<Value = Command> {
     let lease = || (0..LEASE_IDS).prop_map(LeaseId);
     let session = || (0..SESSION_IDS).prop_map(SessionId);
     prop_oneof![
-        10 => any_acquire(),
+        14 => any_acquire(),
+        6 => again(),
         3 => lease().prop_map(|lease_id| Command::Release { lease_id }),
         3 => lease().prop_map(|lease_id| Command::Renew { lease_id }),
         2 => lease().prop_map(|lease_id| Command::Attach { lease_id }),
@@ -120,6 +204,10 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => Just(Command::DetachAll),
         1 => Just(Command::Advance),
         1 => any_force(),
+        2 => any_many(),
+        3 => any_hand_over(),
+        4 => any_value(),
+        1 => (0..NAMES.len()).prop_map(|name| Command::DeleteValue { name: lock_name(name) }),
         3 => any_open(),
         1 => session().prop_map(|session_id| Command::RenewSession { session_id }),
         1 => session().prop_map(|session_id| Command::CloseSession { session_id }),
@@ -142,16 +230,29 @@ fn aim(mut command: Command, issued: &mut Vec<LeaseId>) -> Command {
                 issued.push(fresh);
             }
         }
+        Command::AcquireMany(many) => {
+            for claim in &mut many.claims {
+                claim.lease_id = LeaseId(LEASE_IDS + issued.len() as u128);
+                issued.push(claim.lease_id);
+            }
+        }
+        Command::HandOver(hand_over) => {
+            hand_over.lease_id = newest(hand_over.lease_id.0).unwrap_or(hand_over.lease_id);
+            hand_over.new_lease_id = LeaseId(LEASE_IDS + issued.len() as u128);
+            issued.push(hand_over.new_lease_id);
+        }
         Command::Attach { lease_id }
         | Command::Detach { lease_id }
         | Command::Renew { lease_id }
-        | Command::Release { lease_id } => *lease_id = newest(lease_id.0).unwrap_or(*lease_id),
+        | Command::Release { lease_id }
+        | Command::SetValue { lease_id, .. } => *lease_id = newest(lease_id.0).unwrap_or(*lease_id),
         Command::Advance
         | Command::DetachAll
         | Command::ForceRelease { .. }
         | Command::OpenSession(_)
         | Command::RenewSession { .. }
-        | Command::CloseSession { .. } => {}
+        | Command::CloseSession { .. }
+        | Command::DeleteValue { .. } => {}
     }
     command
 }
@@ -216,18 +317,26 @@ fn agree(machine: &Machine, naive: &Naive) -> TestCaseResult {
         let name = lock_name(index);
         prop_assert_eq!(machine.lock(&name, 9, 9), naive.lock(&name, 9, 9));
         prop_assert_eq!(machine.lock(&name, 1, 1), naive.lock(&name, 1, 1));
+        prop_assert_eq!(machine.value(&name), naive.value(&name));
+        prop_assert_eq!(machine.history(&name, None, 9), naive.history(&name, None, 9));
+        let before = Some(Token(5));
+        prop_assert_eq!(machine.history(&name, before, 1), naive.history(&name, before, 1));
         for token in 0..=small_limits().token_max {
+            prop_assert_eq!(
+                machine.grant_of_token(Token(token)),
+                naive.grant_of_token(Token(token))
+            );
             let fenced = machine.fence(&name, Token(token)).ok();
             prop_assert_eq!(fenced, naive.fence(&name, Token(token)));
         }
     }
     let listed = machine.locks("", None, 9).locks;
     let expected: Vec<_> = (0..NAMES.len())
-        .map(|index| naive.lock(&lock_name(index), 10, 10))
+        .map(|index| LockView { value: None, ..naive.lock(&lock_name(index), 10, 10) })
         .filter(|view| view.revision.is_some())
         .collect();
     prop_assert_eq!(listed, expected);
-    for id in 0..LEASE_IDS + 80 {
+    for id in 0..LEASE_IDS + 240 {
         prop_assert_eq!(machine.lease(LeaseId(id)), naive.lease(LeaseId(id)));
     }
     for id in 0..SESSION_IDS {
@@ -309,10 +418,10 @@ proptest! {
 /// A model that no sequence drives into a corner proves nothing about it.
 #[test]
 fn the_random_commands_reach_every_refusal_and_every_end() {
-    let mut runner = TestRunner::new(config(300));
+    let mut runner = TestRunner::new(config(1_500));
     let mut refusals = BTreeSet::new();
     let mut ends = BTreeSet::new();
-    for _ in 0..300 {
+    for _ in 0..1_500 {
         let steps = any_steps(80).new_tree(&mut runner).expect("a sequence").current();
         let mut machine = Machine::with_limits(small_limits());
         let applied = machine.apply(&entry(&steps)).expect("a known level");
@@ -328,8 +437,8 @@ fn the_random_commands_reach_every_refusal_and_every_end() {
             _ => None,
         }));
     }
-    assert_eq!(refusals.len(), 14, "a refusal is out of reach: {refusals:?}");
-    assert_eq!(ends.len(), 7, "an end is out of reach: {ends:?}");
+    assert_eq!(refusals.len(), 20, "a refusal is out of reach: {refusals:?}");
+    assert_eq!(ends.len(), 8, "an end is out of reach: {ends:?}");
 }
 
 #[test]

@@ -175,7 +175,7 @@ mod tests {
     fn the_bytes_of_a_log_entry_are_fixed() {
         use oarlock_core::command::{Acquire, Command, Entry, LeaseTerm, Mode};
         use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, RequestId};
-        use oarlock_core::time::{Grace, LeaseTime, Ttl, Wait};
+        use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 
         let acquire = Acquire {
             lease_id: LeaseId(0x0102),
@@ -187,6 +187,7 @@ mod tests {
             grace: Grace::new(5000).expect("a grace"),
             request_id: Some(RequestId(7)),
             metadata: Metadata::default(),
+            lock_delay: LockDelay::new(0).expect("a lock-delay"),
         };
         let commands = vec![
             (LeaseTime(5), Command::Acquire(acquire)),
@@ -196,7 +197,7 @@ mod tests {
         let bytes = encode(&entry);
         let hex: String =
             bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        assert_eq!(hex, "01fa020501fb020103612f62026d650100fbe80300fb8813010700060609");
+        assert_eq!(hex, "01fa020501fb020103612f62026d650100fbe80300fb881301070000060609");
         assert_eq!(decode::<Entry>(&bytes), Ok(entry));
     }
 }

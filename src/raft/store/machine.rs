@@ -33,7 +33,7 @@ use crate::raft::types::{LogEntry, LogId, Outcomes, SnapshotMeta, StoredMembersh
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
 
 /// Hears events and outcomes of each applied entry, in log order, on every node. Must not block.
-pub type EventSink = Box<dyn Fn(&[Event], &[Outcome]) + Send + Sync>;
+pub type EventSink = Box<dyn Fn(Vec<Event>, &[Outcome]) + Send + Sync>;
 
 /// What the writer thread is asked to do, in order.
 pub(crate) enum Job {
@@ -322,7 +322,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if let Some(sink) = self.shared.sink.get()
                 && !applied.outcomes.is_empty()
             {
-                sink(&applied.events, &applied.outcomes);
+                sink(applied.events, &applied.outcomes);
             }
             if let Some(responder) = responder {
                 responder.send(Outcomes(applied.outcomes));

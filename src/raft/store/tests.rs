@@ -10,7 +10,7 @@ use oarlock_core::command::{Acquire, Command, Entry, LEVEL, LeaseTerm, Mode};
 use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, RequestId};
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::machine::Machine;
-use oarlock_core::time::{Grace, LeaseTime, Ttl, Wait};
+use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, RaftSnapshotBuilder};
@@ -43,6 +43,7 @@ fn core_entry(index: u64) -> Entry {
         grace: Grace::new(500).expect("a grace"),
         request_id: index.is_multiple_of(2).then(|| RequestId(u128::from(index))),
         metadata: Metadata::default(),
+        lock_delay: LockDelay::new(0).expect("a lock-delay"),
     };
     let old = |back: u64| LeaseId(u128::from(index.saturating_sub(back)) << 64 | 5);
     let commands = vec![

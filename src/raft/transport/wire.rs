@@ -114,6 +114,8 @@ pub struct Beacon {
     /// Time since a majority acknowledged the leader.
     pub quorum_age_ms: Option<u64>,
     pub lease_time: LeaseTime,
+    /// Index of the newest entry that the leader has applied: who has applied less knows less.
+    pub applied_index: u64,
 }
 
 /// Asked of a peer.

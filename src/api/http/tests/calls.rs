@@ -151,7 +151,7 @@ async fn listing_goes_page_by_page_through_a_prefix() {
 async fn force_release_ends_one_grant_once_and_tells_the_holder() {
     let node = Node::new();
     let (id, token) = node.take("/v1/locks/a").await;
-    let path = format!("/v1/locks/a?token={token}&reason=stuck");
+    let path = format!("/v1/locks/a?token={token}&reason=stuck&lock_delay_ms=0");
     let ended = node.delete(&path).await.ok();
     assert_eq!(ended, json!({"lock":"a","released":[{"token":token}]}));
     assert_eq!(node.delete(&path).await.ok()["released"], json!([]));

@@ -164,3 +164,42 @@ async fn a_stop_answers_what_waits_and_closes_the_rest() {
     assert_eq!(closed(&mut idle).await, "");
     timeout(PATIENCE, running.serving).await.expect("an end in time").expect("no panic");
 }
+
+#[tokio::test]
+async fn a_stream_outlives_the_idle_timeout_and_its_client_going_away_ends_it() {
+    let running = running(Limits::default()).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /v1/watch HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a write");
+    until(&mut stream, ": ping").await;
+    tokio::time::pause();
+    for _ in 0..20 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+    }
+    tokio::time::resume();
+    running.node.take("/v1/locks/a").await;
+    until(&mut stream, "event: granted").await;
+
+    let hold = "GET /v1/hold/b?owner=me&grace_ms=1000\
+                &request_id=8a4f31b4-5a5c-4a3a-9d50-0a54f8f8a111 HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut stream = running.connect().await;
+    stream.write_all(hold.as_bytes()).await.expect("a write");
+    until(&mut stream, "event: granted").await;
+    drop(stream);
+    let free = async {
+        while running.node.service.node_state().totals.leases_held != 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, free).await.expect("the hold ends");
+}
+
+/// Reads until the text has come.
+async fn until(stream: &mut TcpStream, text: &str) {
+    let read = async {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            seen.push(stream.read_u8().await.expect("more of the stream"));
+        }
+    };
+    timeout(PATIENCE, read).await.expect("the text in time");
+}

@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use oarlock_core::command::{Acquire, Command, ForceTarget, LeaseTerm, Mode, OpenSession};
-use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, Reason, RequestId, SessionId, Token};
+use oarlock_core::command::{
+    Acquire, AcquireMany, Claim, Command, ForceTarget, HandOver, LeaseTerm, Mode, OpenSession,
+};
+use oarlock_core::ids::{
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RequestId, SessionId, Token, Value,
+};
 use oarlock_core::limits::{GRACE_MS_DEFAULT, Limits};
-use oarlock_core::time::{Grace, LeaseTime, Ttl, Wait};
+use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 
 /// The words of one line: those without `=` in order, the others by name.
 pub(crate) struct Words<'a> {
@@ -99,7 +103,20 @@ pub(crate) fn command(line: &str) -> (LeaseTime, Command) {
                 None => ForceTarget::All,
             },
             reason: Reason::new(words.take("reason").unwrap_or("because")).expect("a reason"),
+            // The simple scripts are about something else than the default lock-delay.
+            lock_delay: match words.take("delay") {
+                Some("remaining") => None,
+                delay => Some(lock_delay(delay)),
+            },
         },
+        "set" => Command::SetValue {
+            name: name(words.plain(1)),
+            lease_id: LeaseId(number(words.plain(2))),
+            value: words.take("value").map(|text| Value::new(text).expect("a valid value")),
+        },
+        "many" => Command::AcquireMany(many(&mut words)),
+        "hand-over" => Command::HandOver(hand_over(&mut words)),
+        "unset" => Command::DeleteValue { name: name(words.plain(1)) },
         "open" => Command::OpenSession(open(&mut words)),
         "renew-session" => Command::RenewSession { session_id: session_id(&words) },
         "close" => Command::CloseSession { session_id: session_id(&words) },
@@ -111,6 +128,11 @@ pub(crate) fn command(line: &str) -> (LeaseTime, Command) {
 
 fn acquire(words: &mut Words) -> Acquire {
     let id = words.take("id").expect("an acquire has an id");
+    let name = name(words.plain(1));
+    acquire_of(words, "acquire", id, &name)
+}
+
+fn acquire_of(words: &mut Words, what: &str, id: &str, name: &LockName) -> Acquire {
     let session = words.take("session");
     let term = match (session, words.take("ttl")) {
         (Some(session), None) => LeaseTerm::Session(SessionId(number(session))),
@@ -119,24 +141,75 @@ fn acquire(words: &mut Words) -> Acquire {
             let ttl_ms = duration_ms(ttl.unwrap_or("10s"));
             LeaseTerm::Ttl(Ttl::new(ttl_ms).expect("a valid TTL"))
         }
-        (Some(_), Some(_)) => panic!("a session's lease has no TTL"),
+        (Some(_), Some(_)) => panic!("a session's lease has no TTL: {what}"),
     };
     Acquire {
         lease_id: LeaseId(number(id)),
-        name: name(words.plain(1)),
+        name: name.clone(),
         owner: owner(words.take("owner").unwrap_or(&format!("client-{id}"))),
-        mode: match words.take("mode") {
-            None | Some("exclusive") => Mode::Exclusive,
-            Some("shared") => Mode::Shared,
-            Some(other) => panic!("unknown mode {other}"),
-        },
+        mode: mode(words.take("mode")),
         term,
         wait: Wait::new(words.take("wait").map_or(0, duration_ms)).expect("a valid wait"),
         grace: Grace::new(words.take("grace").map_or(GRACE_MS_DEFAULT, duration_ms))
             .expect("a valid grace"),
         request_id: words.take("request").map(|id| RequestId(number(id))),
         metadata: metadata(words.take("metadata")),
+        lock_delay: lock_delay(words.take("delay")),
     }
+}
+
+/// `many a:1 b:2:shared …`: names with the lease ids and modes, the rest as of an acquire.
+fn many(words: &mut Words) -> AcquireMany {
+    let mut claims = Vec::new();
+    for word in words.plain.iter().skip(1) {
+        let mut parts = word.split(':');
+        let mut part = || parts.next();
+        claims.push(Claim {
+            name: name(part().expect("a name")),
+            lease_id: LeaseId(number(part().expect("an id"))),
+            mode: mode(part()),
+            lock_delay: lock_delay(None),
+        });
+    }
+    let one = acquire_of(words, "many", &claims[0].lease_id.0.to_string(), &claims[0].name);
+    AcquireMany {
+        claims,
+        owner: one.owner,
+        term: one.term,
+        wait: one.wait,
+        grace: one.grace,
+        request_id: one.request_id,
+        metadata: one.metadata,
+    }
+}
+
+fn hand_over(words: &mut Words) -> HandOver {
+    let lease_id = LeaseId(number(words.plain(1)));
+    let id = words.take("id").expect("a new lease id");
+    let one = acquire_of(words, "hand-over", id, &name("unused"));
+    HandOver {
+        lease_id,
+        new_lease_id: LeaseId(number(id)),
+        owner: one.owner,
+        term: one.term,
+        request_id: one.request_id,
+        metadata: one.metadata,
+    }
+}
+
+fn mode(text: Option<&str>) -> Mode {
+    match text {
+        None | Some("exclusive") => Mode::Exclusive,
+        Some("shared") => Mode::Shared,
+        Some(of) => {
+            let (count, limit) = of.split_once('/').unwrap_or_else(|| panic!("mode {of}"));
+            Mode::Permits(Permits::new(number(count), number(limit)).expect("permits"))
+        }
+    }
+}
+
+fn lock_delay(text: Option<&str>) -> LockDelay {
+    LockDelay::new(text.map_or(0, duration_ms)).expect("a valid lock-delay")
 }
 
 fn open(words: &mut Words) -> OpenSession {
@@ -165,6 +238,9 @@ pub(crate) fn limits(line: &str) -> Limits {
     set("sessions_max", &mut limits.sessions_max);
     set("leases_per_session_max", &mut limits.leases_per_session_max);
     set("expiries_per_advance_max", &mut limits.expiries_per_advance_max);
+    set("deadlock_walk_max", &mut limits.deadlock_walk_max);
+    set("values_max", &mut limits.values_max);
+    set("history_max", &mut limits.history_max);
     set("answers_max", &mut limits.answers_max);
     set("recent_ends_max", &mut limits.recent_ends_max);
     set("answers_per_chunk", &mut limits.answers_per_chunk);

@@ -3,9 +3,12 @@
 
 use oarlock_core::command::Mode;
 use oarlock_core::event::{Event, EventKind};
+use oarlock_core::history::PastGrant;
 use oarlock_core::ids::{Metadata, Token};
 use oarlock_core::machine::Machine;
-use oarlock_core::outcome::{EndReason, Ended, Grant, Holder, Outcome, Rejection, SessionInfo};
+use oarlock_core::outcome::{
+    CycleStep, EndReason, Ended, Grant, Holder, Outcome, Queued, Rejection, SessionInfo, ValueInfo,
+};
 use oarlock_core::query::{LeaseView, LockView, SessionView};
 use oarlock_core::time::LeaseTime;
 
@@ -20,11 +23,38 @@ fn until(deadline: Option<LeaseTime>) -> String {
     deadline.map_or("without expiry".to_string(), |at| format!("until {}", stamp(at)))
 }
 
-fn mode(mode: Mode) -> &'static str {
+fn mode(mode: Mode) -> String {
     match mode {
-        Mode::Exclusive => "exclusive",
-        Mode::Shared => "shared",
+        Mode::Exclusive => "exclusive".to_string(),
+        Mode::Shared => "shared".to_string(),
+        Mode::Permits(permits) => format!("{}/{}", permits.count(), permits.limit()),
     }
+}
+
+fn closed(until: Option<LeaseTime>) -> String {
+    until.map(|at| format!(", closed until {}", stamp(at))).unwrap_or_default()
+}
+
+fn value(info: &ValueInfo) -> String {
+    let text = info.value.as_str();
+    format!("{text:?} by {} under token {}, r{}", info.owner, info.token.0, info.revision.0)
+}
+
+fn past(grant: &PastGrant) -> String {
+    let end = grant.end.as_ref().map_or("held".to_string(), |end| {
+        let reason = end.reason.as_ref().map(|text| format!(", {text}")).unwrap_or_default();
+        format!("{}{reason}", end_reason(end.how))
+    });
+    format!(
+        "token {} of {} {} by {} after {} for {}, {end}{}",
+        grant.token.0,
+        grant.name,
+        mode(grant.mode),
+        grant.owner,
+        grant.waited_ms,
+        grant.held_ms,
+        metadata(&grant.metadata),
+    )
 }
 
 fn metadata(metadata: &Metadata) -> String {
@@ -72,6 +102,7 @@ pub(crate) fn end_reason(how: EndReason) -> &'static str {
         EndReason::SessionExpired => "SessionExpired",
         EndReason::WaitTimeout => "WaitTimeout",
         EndReason::Abandoned => "Abandoned",
+        EndReason::HandedOver => "HandedOver",
     }
 }
 
@@ -107,11 +138,12 @@ fn rejection(rejection: &Rejection) -> (&'static str, String) {
         Rejection::LockHeld(contention) => {
             let holders: Vec<String> = contention.holders.iter().map(holder).collect();
             let details = format!(
-                "{} has {} holders ({}), {} waiting",
+                "{} has {} holders ({}), {} waiting{}",
                 contention.name,
                 contention.holder_count,
                 holders.join("; "),
-                contention.queue_length
+                contention.queue_length,
+                closed(contention.closed_until)
             );
             ("LockHeld", details)
         }
@@ -128,11 +160,22 @@ fn rejection(rejection: &Rejection) -> (&'static str, String) {
         Rejection::SessionGone { how } => ("SessionGone", end_reason(*how).to_string()),
         Rejection::SessionUnknown => ("SessionUnknown", String::new()),
         Rejection::TokensExhausted => ("TokensExhausted", String::new()),
+        Rejection::PermitLimitDiffers { limit } => ("PermitLimitDiffers", limit.to_string()),
+        Rejection::LeaseOfOtherLock => ("LeaseOfOtherLock", String::new()),
+        Rejection::ValuesFull { limit } => ("ValuesFull", limit.to_string()),
+        Rejection::ClaimsInvalid => ("ClaimsInvalid", String::new()),
+        Rejection::GrantShared => ("GrantShared", String::new()),
+        Rejection::Deadlock(cycle) => {
+            let step = |step: &CycleStep| {
+                format!("{} waits for {} of {}", step.owner, step.waits_for, step.held_by)
+            };
+            ("Deadlock", cycle.iter().map(step).collect::<Vec<String>>().join("; "))
+        }
     }
 }
 
 /// Every name that [`rejection`] gives; some script must show each.
-pub(crate) const REJECTIONS: [&str; 14] = [
+pub(crate) const REJECTIONS: [&str; 20] = [
     "LockHeld",
     "QueueFull",
     "HoldersFull",
@@ -147,10 +190,16 @@ pub(crate) const REJECTIONS: [&str; 14] = [
     "SessionGone",
     "SessionUnknown",
     "TokensExhausted",
+    "PermitLimitDiffers",
+    "LeaseOfOtherLock",
+    "ValuesFull",
+    "ClaimsInvalid",
+    "GrantShared",
+    "Deadlock",
 ];
 
 /// Every name that [`end_reason`] gives; some script must show each.
-pub(crate) const END_REASONS: [&str; 7] = [
+pub(crate) const END_REASONS: [&str; 8] = [
     "Released",
     "Expired",
     "Forced",
@@ -158,6 +207,7 @@ pub(crate) const END_REASONS: [&str; 7] = [
     "SessionExpired",
     "WaitTimeout",
     "Abandoned",
+    "HandedOver",
 ];
 
 pub(crate) fn outcome(outcome: &Outcome) -> String {
@@ -178,6 +228,21 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::SessionClosed { session_id, leases_ended } => {
             format!("closed session {} with {leases_ended} leases", session_id.0)
         }
+        Outcome::GrantedMany(grants) => {
+            format!(
+                "granted together [{}]",
+                grants.iter().map(grant).collect::<Vec<_>>().join("; ")
+            )
+        }
+        Outcome::QueuedMany(places) => {
+            let place = |queued: &Queued| {
+                format!("lease {} at position {}", queued.lease_id.0, queued.position)
+            };
+            format!("queued [{}]", places.iter().map(place).collect::<Vec<_>>().join("; "))
+        }
+        Outcome::ValueSet(Some(info)) => format!("set {}", value(info)),
+        Outcome::ValueSet(None) => "value deleted by the holder".to_string(),
+        Outcome::ValueDeleted { existed } => format!("value deleted, existed: {existed}"),
         Outcome::Rejected(refused) => {
             let (name, details) = rejection(refused);
             format!("rejected {name} {details}").trim_end().to_string()
@@ -187,10 +252,11 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
 
 pub(crate) fn event(event: &Event) -> String {
     let what = match &event.kind {
-        EventKind::Granted { grant: held, attached, queued } => {
+        EventKind::Granted { grant: held, attached, queued, in_group } => {
             let attached = if *attached { "attached" } else { "unclaimed" };
             let queued = if *queued { "from the queue" } else { "at once" };
-            format!("granted {queued}, {attached}: {}", grant(held))
+            let together = if *in_group { ", together" } else { "" };
+            format!("granted {queued}{together}, {attached}: {}", grant(held))
         }
         EventKind::Queued { name, owner, queue_length } => {
             format!("queued {owner} for {name}, length {queue_length}")
@@ -199,6 +265,11 @@ pub(crate) fn event(event: &Event) -> String {
             let reason = reason.as_ref().map(|text| format!(", {text}")).unwrap_or_default();
             format!("ended {} by {owner}, held {held_ms}{reason}", ended(end))
         }
+        EventKind::Reopened { name } => format!("{name} reopened"),
+        EventKind::ValueChanged { name, token: Some(token) } => {
+            format!("value of {name} written under token {}", token.0)
+        }
+        EventKind::ValueChanged { name, token: None } => format!("value of {name} deleted"),
         EventKind::SessionOpened { session_id } => format!("session {} opened", session_id.0),
         EventKind::SessionEnded { session_id } => format!("session {} ended", session_id.0),
     };
@@ -207,7 +278,7 @@ pub(crate) fn event(event: &Event) -> String {
 
 fn lock(view: &LockView) -> Vec<String> {
     let mut lines = vec![format!(
-        "{}: {} holders, {} waiting, last token {}, ceiling {}, {}, now {}",
+        "{}: {} holders, {} waiting, last token {}, ceiling {}, {}, now {}{}",
         view.name,
         view.holder_count,
         view.queue_length,
@@ -215,7 +286,9 @@ fn lock(view: &LockView) -> Vec<String> {
         view.token_ceiling.0,
         view.revision.map_or("forgotten".to_string(), |revision| format!("r{}", revision.0)),
         stamp(view.now),
+        closed(view.closed_until),
     )];
+    lines.extend(view.value.iter().map(|info| format!("value {}", value(info))));
     lines.extend(view.holders.iter().map(|held| format!("held by {}", holder(held))));
     lines.extend(view.waiters.iter().map(|waiter| {
         format!(
@@ -275,6 +348,18 @@ pub(crate) fn answer(machine: &Machine, question: &str) -> Vec<String> {
             Ok(held) => vec![format!("holds: {}", holder(&held))],
             Err(view) => [vec!["does not hold".to_string()], lock(&view)].concat(),
         },
+        "history" => {
+            let before = words.take("before").map(|token| Token(number(token)));
+            let limit = words.take("limit").map_or(100, number);
+            let page = machine.history(&name(words.plain(1)), before, limit);
+            let mut lines: Vec<String> = page.grants.iter().map(past).collect();
+            lines.extend(page.next.map(|next| format!("more before {}", next.0)));
+            if lines.is_empty() { vec!["nothing".to_string()] } else { lines }
+        }
+        "token" => {
+            let grant = machine.grant_of_token(Token(number(words.plain(1))));
+            vec![grant.map_or("unknown".to_string(), |grant| past(&grant))]
+        }
         "totals" => {
             let totals = machine.totals();
             vec![format!(

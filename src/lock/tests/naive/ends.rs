@@ -3,6 +3,7 @@
 
 use oarlock_core::command::{Command, OpenSession};
 use oarlock_core::event::EventKind;
+use oarlock_core::history::PastEnd;
 use oarlock_core::ids::{LeaseId, LockName, Reason, SessionId};
 use oarlock_core::outcome::{EndReason, Ended, Outcome, Rejection};
 use oarlock_core::time::LeaseTime;
@@ -15,7 +16,9 @@ impl Naive {
         let claims = claims.filter_map(|c| Some((c.deadline()?, Due::Claim(c.asked.lease_id))));
         let sessions = self.sessions.iter();
         let sessions = sessions.map(|s| (s.deadline, Due::Session(s.asked.session_id)));
-        claims.chain(sessions).collect()
+        let closed = self.facts.iter();
+        let closed = closed.filter_map(|f| Some((f.closed_until?, Due::Lock(f.name.clone()))));
+        claims.chain(sessions).chain(closed).collect()
     }
 
     pub(super) fn end_what_is_due(&mut self) {
@@ -25,9 +28,13 @@ impl Naive {
             if deadline > self.clock {
                 return;
             }
-            let cost = match due {
-                Due::Claim(_) => 1,
-                Due::Session(id) => self.leases_of(id).len().max(1),
+            let cost = match &due {
+                Due::Claim(id) => {
+                    let claim = self.find(*id).expect("a due claim");
+                    if claim.holding().is_none() { claim.group.len().max(1) } else { 1 }
+                }
+                Due::Lock(_) => 1,
+                Due::Session(id) => self.leases_of(*id).len().max(1),
             };
             if cost > left {
                 return;
@@ -37,6 +44,7 @@ impl Naive {
                 Due::Session(id) => {
                     self.end_session(id, EndReason::SessionExpired);
                 }
+                Due::Lock(name) => self.open_lock(&name),
                 Due::Claim(id) => {
                     let claim = self.claims.iter().find(|c| c.asked.lease_id == id);
                     let claim = claim.expect("a due claim");
@@ -51,8 +59,7 @@ impl Naive {
                         }
                         (Place::Holding(_), _) => EndReason::Expired,
                     };
-                    let ended = self.end(id, how, None).expect("a due claim");
-                    self.settle(&ended.name);
+                    self.end_together(id, how).expect("a due claim");
                 }
             }
         }
@@ -97,6 +104,13 @@ impl Naive {
         self.kept.iter().map(Vec::len).sum()
     }
 
+    /// Request ids that are known.
+    pub(super) fn request_count(&self) -> usize {
+        let claims = self.claims.iter().filter(|claim| claim.asked.request_id.is_some()).count();
+        let sessions = self.sessions.iter().filter(|open| open.asked.request_id.is_some()).count();
+        claims + sessions + self.kept_count()
+    }
+
     pub(super) fn end(
         &mut self,
         id: LeaseId,
@@ -113,6 +127,25 @@ impl Naive {
             how,
             ended_at: self.clock,
         };
+        let goes_on = holding.is_some_and(|holding| {
+            self.claims.iter().any(|c| c.holding().is_some_and(|h| h.token == holding.token))
+        });
+        if holding.is_some() && matches!(how, EndReason::Expired | EndReason::SessionExpired) {
+            let until = self.clock.plus_ms(claim.asked.lock_delay.ms());
+            self.close_lock(&claim.asked.name, until);
+        }
+        if goes_on {
+            self.remember(Past {
+                request_id: claim.asked.request_id,
+                asked: claim.command,
+                lease: Some(ended.clone()),
+                session: None,
+                ended_at: self.clock,
+            });
+            return Some(ended);
+        }
+        let end = PastEnd { how, wall_ms: self.wall_ms, reason: reason.cloned() };
+        self.keep_history(&claim, end);
         self.emit(EventKind::Ended {
             ended: ended.clone(),
             owner: claim.asked.owner.clone(),
@@ -121,12 +154,24 @@ impl Naive {
         });
         self.remember(Past {
             request_id: claim.asked.request_id,
-            asked: Command::Acquire(claim.asked),
+            asked: claim.command,
             lease: Some(ended.clone()),
             session: None,
             ended_at: self.clock,
         });
         Some(ended)
+    }
+
+    /// Ends a claim, with all that wait together with it, and lets others in.
+    pub(super) fn end_together(&mut self, id: LeaseId, how: EndReason) -> Option<Ended> {
+        let claim = self.find(id)?;
+        let alone = claim.group.is_empty() || claim.holding().is_some();
+        let all = if alone { vec![id] } else { claim.group.clone() };
+        let ended: Vec<Ended> = all.iter().filter_map(|id| self.end(*id, how, None)).collect();
+        for one in &ended {
+            self.settle(&one.name);
+        }
+        ended.into_iter().find(|one| one.lease_id == id)
     }
 
     pub(super) fn open(&mut self, open: &OpenSession, command: &Command) -> Outcome {
@@ -140,7 +185,7 @@ impl Naive {
             Some(Known::Lease(_) | Known::Other) => return rejected(Rejection::RequestIdReused),
             None => {}
         }
-        if open.request_id.is_some() && self.kept_count() >= self.limits.answers_max {
+        if open.request_id.is_some() && self.request_count() >= self.limits.answers_max {
             return rejected(Rejection::AnswersFull { limit: self.limits.answers_max as u64 });
         }
         if self.sessions.len() >= self.limits.sessions_max {

@@ -3,15 +3,21 @@
 //! that a mistake has to be made twice to go unseen. Claims stand in the order in which they came,
 //! which is the order of every queue.
 
+mod circles;
 mod ends;
+mod together;
+mod values;
 mod views;
 
-use oarlock_core::command::{Acquire, Command, ForceTarget, LeaseTerm, Mode, OpenSession};
+use oarlock_core::command::{
+    Acquire, AcquireMany, Command, ForceTarget, HandOver, LeaseTerm, Mode, OpenSession,
+};
 use oarlock_core::event::{Event, EventKind};
+use oarlock_core::history::PastGrant;
 use oarlock_core::ids::{LeaseId, LockName, Reason, RequestId, Revision, SessionId, Token};
 use oarlock_core::limits::Limits;
-use oarlock_core::outcome::{EndReason, Ended, Outcome, Queued, Rejection};
-use oarlock_core::time::{LeaseTime, Wait};
+use oarlock_core::outcome::{EndReason, Ended, Outcome, Queued, Rejection, ValueInfo};
+use oarlock_core::time::{LeaseTime, LockDelay, Wait};
 
 pub(crate) struct Naive {
     limits: Limits,
@@ -24,12 +30,17 @@ pub(crate) struct Naive {
     facts: Vec<Fact>,
     kept: Vec<Vec<Past>>,
     recent: Vec<Vec<Past>>,
+    history: Vec<Vec<PastGrant>>,
     events: Vec<Event>,
 }
 
 #[derive(Clone)]
 struct Claim {
     asked: Acquire,
+    /// The command that made it.
+    command: Command,
+    /// All lease ids of a request for several locks; empty if it was for one.
+    group: Vec<LeaseId>,
     came_at: LeaseTime,
     place: Place,
 }
@@ -61,6 +72,8 @@ struct Fact {
     name: LockName,
     revision: Revision,
     last_token: Option<Token>,
+    closed_until: Option<LeaseTime>,
+    value: Option<ValueInfo>,
 }
 
 /// What is over, and the command that had made it.
@@ -72,10 +85,11 @@ struct Past {
     ended_at: LeaseTime,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Claim(LeaseId),
     Session(SessionId),
+    Lock(LockName),
 }
 
 /// The command without what may differ between a request and its repeat.
@@ -87,6 +101,15 @@ fn essence(command: &Command) -> Command {
             request_id: None,
             ..acquire
         }),
+        Command::AcquireMany(mut many) => {
+            for claim in &mut many.claims {
+                claim.lease_id = LeaseId(0);
+            }
+            Command::AcquireMany(AcquireMany { wait: Wait::NONE, request_id: None, ..many })
+        }
+        Command::HandOver(hand_over) => {
+            Command::HandOver(HandOver { new_lease_id: LeaseId(0), request_id: None, ..hand_over })
+        }
         Command::OpenSession(open) => {
             Command::OpenSession(OpenSession { session_id: SessionId(0), request_id: None, ..open })
         }
@@ -102,7 +125,14 @@ impl Claim {
         }
     }
 
+    fn is_first(&self) -> bool {
+        self.group.first().is_none_or(|first| *first == self.asked.lease_id)
+    }
+
     fn deadline(&self) -> Option<LeaseTime> {
+        if self.holding().is_none() && !self.is_first() {
+            return None;
+        }
         let (first, second) = self.deadlines();
         first.into_iter().chain(second).min()
     }
@@ -139,6 +169,7 @@ impl Naive {
             facts: Vec::new(),
             kept: Vec::new(),
             recent: Vec::new(),
+            history: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -161,12 +192,18 @@ impl Naive {
         match command {
             Command::Advance => Outcome::Done,
             Command::Acquire(acquire) => self.acquire(acquire, command),
-            Command::Attach { lease_id } => self.come_back(*lease_id, None),
+            Command::Attach { lease_id } => self.come_back(*lease_id, true),
             Command::Detach { lease_id } => self.lose(Some(*lease_id)),
             Command::DetachAll => self.lose(None),
             Command::Renew { lease_id } => self.renew(*lease_id),
             Command::Release { lease_id } => self.release(*lease_id),
-            Command::ForceRelease { name, target, reason } => self.force(name, *target, reason),
+            Command::ForceRelease { name, target, reason, lock_delay } => {
+                self.force(name, *target, reason, *lock_delay)
+            }
+            Command::SetValue { name, lease_id, value } => self.set(name, *lease_id, value.clone()),
+            Command::DeleteValue { name } => self.unset(name),
+            Command::AcquireMany(many) => self.acquire_many(many, command),
+            Command::HandOver(hand_over) => self.hand_over(hand_over, command),
             Command::OpenSession(open) => self.open(open, command),
             Command::RenewSession { session_id } => {
                 self.prolong(*session_id);
@@ -186,22 +223,33 @@ impl Naive {
             EventKind::Granted { grant, .. } => (Some(grant.name.clone()), Some(grant.token)),
             EventKind::Queued { name, .. } => (Some(name.clone()), None),
             EventKind::Ended { ended, .. } => (Some(ended.name.clone()), None),
+            EventKind::Reopened { name } | EventKind::ValueChanged { name, .. } => {
+                (Some(name.clone()), None)
+            }
             EventKind::SessionOpened { .. } | EventKind::SessionEnded { .. } => (None, None),
         };
         if let Some(name) = name {
-            match self.facts.iter_mut().find(|fact| fact.name == name) {
-                Some(fact) => {
-                    fact.revision = revision;
-                    fact.last_token = token.or(fact.last_token);
-                }
-                None => self.facts.push(Fact { name, revision, last_token: token }),
+            if let Some(fact) = self.facts.iter_mut().find(|fact| fact.name == name) {
+                fact.revision = revision;
+                fact.last_token = token.or(fact.last_token);
+            } else {
+                let (closed_until, value) = (None, None);
+                self.facts.push(Fact { name, revision, last_token: token, closed_until, value });
             }
         }
         self.events.push(Event { revision, kind });
     }
 
     fn holders_of<'a>(&'a self, name: &'a LockName) -> impl Iterator<Item = &'a Claim> {
-        self.claims.iter().filter(move |c| c.asked.name == *name && c.holding().is_some())
+        self.claims.iter().filter(move |c| c.asked.name == *name && self.stands_among_holders(c))
+    }
+
+    /// Of the leases of one grant, the one with the lowest id.
+    fn stands_among_holders(&self, claim: &Claim) -> bool {
+        let Some(holding) = claim.holding() else { return false };
+        let same = |other: &&Claim| other.holding().is_some_and(|h| h.token == holding.token);
+        let first = self.claims.iter().filter(same).map(|other| other.asked.lease_id).min();
+        first == Some(claim.asked.lease_id)
     }
 
     fn queue_of<'a>(&'a self, name: &'a LockName) -> impl Iterator<Item = &'a Claim> {
@@ -209,15 +257,33 @@ impl Naive {
     }
 
     fn compatible(&self, name: &LockName, mode: Mode) -> bool {
-        let all_shared = self.holders_of(name).all(|c| c.asked.mode == Mode::Shared);
-        self.holders_of(name).count() == 0 || (mode == Mode::Shared && all_shared)
+        let mut modes: Vec<Mode> = self.holders_of(name).map(|c| c.asked.mode).collect();
+        modes.push(mode);
+        let shared = modes.iter().all(|mode| *mode == Mode::Shared);
+        let permits: Vec<(u64, u64)> = modes.iter().filter_map(|mode| permits(*mode)).collect();
+        let taken: u64 = permits.iter().map(|(count, _)| count).sum();
+        let within = permits.len() == modes.len()
+            && permits.iter().all(|(_, limit)| *limit == permits[0].1 && taken <= *limit);
+        modes.len() == 1 || shared || within
+    }
+
+    fn closed(&self, name: &LockName) -> bool {
+        self.fact(name).is_some_and(|fact| fact.closed_until.is_some())
+    }
+
+    fn closed_count(&self) -> usize {
+        self.facts.iter().filter(|fact| fact.closed_until.is_some()).count()
+    }
+
+    fn fact(&self, name: &LockName) -> Option<&Fact> {
+        self.facts.iter().find(|fact| fact.name == *name)
     }
 
     /// The first outcome for a request that is known by its request id or its lease id.
     fn repeated(&self, request_id: Option<RequestId>, command: &Command) -> Option<Known> {
         let live = self.claims.iter().map(|c| {
             let known = Known::Lease(c.asked.lease_id);
-            (known, c.asked.request_id, Command::Acquire(c.asked.clone()))
+            (known, c.asked.request_id, c.command.clone())
         });
         let open = self.sessions.iter().map(|s| {
             let known = Known::Session(s.asked.session_id);
@@ -234,6 +300,8 @@ impl Naive {
         let wanted = match command {
             Command::Acquire(acquire) => Known::Lease(acquire.lease_id),
             Command::OpenSession(open) => Known::Session(open.session_id),
+            Command::AcquireMany(many) => Known::Lease(many.claims[0].lease_id),
+            Command::HandOver(hand_over) => Known::Lease(hand_over.new_lease_id),
             _ => unreachable!("only these are remembered"),
         };
         let all: Vec<(Known, Option<RequestId>, Command)> = live.chain(open).chain(over).collect();
@@ -247,34 +315,52 @@ impl Naive {
 
     fn acquire(&mut self, acquire: &Acquire, command: &Command) -> Outcome {
         match self.repeated(acquire.request_id, command) {
-            Some(Known::Lease(id)) => return self.come_back(id, Some(acquire.wait)),
+            Some(Known::Lease(id)) => return self.come_back(id, id == acquire.lease_id),
             Some(Known::Session(_) | Known::Other) => return rejected(Rejection::RequestIdReused),
             None => {}
         }
         if let Some(rejection) = self.refusal(acquire) {
             return rejected(rejection);
         }
-        let name = &acquire.name;
-        let at_once = self.queue_of(name).count() == 0
-            && self.compatible(name, acquire.mode)
-            && self.holders_of(name).count() < self.limits.holders_max;
-        let wait_until = self.clock.plus_ms(acquire.wait.ms());
-        let place = Place::Waiting { wait_until, grace_until: None };
-        self.claims.push(Claim { asked: acquire.clone(), came_at: self.clock, place });
+        if let Some(first) = self.held_already(acquire) {
+            return self.share(acquire, command, &first);
+        }
+        let at_once = self.fits_now(acquire);
+        self.push(acquire, command, Vec::new());
         if at_once {
             self.give(acquire.lease_id, false);
             return Outcome::Granted(Box::new(self.grant(acquire.lease_id).expect("granted")));
         }
+        Outcome::Queued(self.tell_queued(acquire))
+    }
+
+    fn fits_now(&self, acquire: &Acquire) -> bool {
+        let name = &acquire.name;
+        self.queue_of(name).count() == 0
+            && !self.closed(name)
+            && self.compatible(name, acquire.mode)
+            && self.holders_of(name).count() < self.limits.holders_max
+    }
+
+    fn push(&mut self, acquire: &Acquire, command: &Command, group: Vec<LeaseId>) {
+        let wait_until = self.clock.plus_ms(acquire.wait.ms());
+        let place = Place::Waiting { wait_until, grace_until: None };
+        let (asked, command, came_at) = (acquire.clone(), command.clone(), self.clock);
+        self.claims.push(Claim { asked, command, group, came_at, place });
+    }
+
+    fn tell_queued(&mut self, acquire: &Acquire) -> Queued {
+        let name = &acquire.name;
         let queue_length = self.queue_of(name).count() as u64;
         let owner = acquire.owner.clone();
         self.emit(EventKind::Queued { name: name.clone(), owner, queue_length });
-        Outcome::Queued(Queued { lease_id: acquire.lease_id, position: queue_length })
+        Queued { lease_id: acquire.lease_id, position: queue_length }
     }
 
     fn refusal(&self, acquire: &Acquire) -> Option<Rejection> {
         let limits = &self.limits;
         let full = |count: usize, limit: usize| count >= limit;
-        if acquire.request_id.is_some() && full(self.kept_count(), limits.answers_max) {
+        if acquire.request_id.is_some() && full(self.request_count(), limits.answers_max) {
             return Some(Rejection::AnswersFull { limit: limits.answers_max as u64 });
         }
         let session = match acquire.term {
@@ -286,12 +372,42 @@ impl Naive {
         {
             return Some(self.session_over(id));
         }
-        if self.token >= limits.token_max {
+        let shares = self.held_already(acquire).is_some();
+        if !shares && self.token >= limits.token_max {
             return Some(Rejection::TokensExhausted);
         }
+        if !shares && let Some(rejection) = self.refusal_of_lock(acquire) {
+            return Some(rejection);
+        }
+        if !shares
+            && !self.fits_now(acquire)
+            && let Some(circle) = self.circle(std::slice::from_ref(acquire))
+        {
+            return Some(Rejection::Deadlock(circle));
+        }
+        let per_session = limits.leases_per_session_max;
+        if session.is_some_and(|id| full(self.leases_of(id).len(), per_session)) {
+            return Some(Rejection::SessionLeasesFull { limit: per_session as u64 });
+        }
+        let full = full(self.claims.len() + self.closed_count(), limits.leases_max);
+        full.then_some(Rejection::LeasesFull { limit: limits.leases_max as u64 })
+    }
+
+    /// What the lock and its queue alone refuse.
+    fn refusal_of_lock(&self, acquire: &Acquire) -> Option<Rejection> {
+        let limits = &self.limits;
+        let full = |count: usize, limit: usize| count >= limit;
         let name = &acquire.name;
         let queue_length = self.queue_of(name).count();
-        let fits = queue_length == 0 && self.compatible(name, acquire.mode);
+        let others = self.claims.iter().filter(|claim| claim.asked.name == *name);
+        let limits_named = others.filter_map(|claim| permits(claim.asked.mode));
+        let other = permits(acquire.mode).and_then(|(_, asked)| {
+            limits_named.map(|(_, limit)| limit).find(|limit| *limit != asked)
+        });
+        if let Some(limit) = other {
+            return Some(Rejection::PermitLimitDiffers { limit });
+        }
+        let fits = queue_length == 0 && !self.closed(name) && self.compatible(name, acquire.mode);
         let crowded = full(self.holders_of(name).count(), limits.holders_max);
         if acquire.wait.ms() == 0 && !fits {
             return Some(Rejection::LockHeld(Box::new(self.contention(name))));
@@ -302,12 +418,7 @@ impl Naive {
         if (!fits || crowded) && full(queue_length, limits.queue_length_max) {
             return Some(Rejection::QueueFull { limit: limits.queue_length_max as u64 });
         }
-        let per_session = limits.leases_per_session_max;
-        if session.is_some_and(|id| full(self.leases_of(id).len(), per_session)) {
-            return Some(Rejection::SessionLeasesFull { limit: per_session as u64 });
-        }
-        let full = full(self.claims.len(), limits.leases_max);
-        full.then_some(Rejection::LeasesFull { limit: limits.leases_max as u64 })
+        None
     }
 
     fn claim_mut(&mut self, id: LeaseId) -> Option<&mut Claim> {
@@ -316,10 +427,15 @@ impl Naive {
 
     /// Turns a claim into a grant.
     fn give(&mut self, id: LeaseId, queued: bool) {
+        let detached = self.detached(id);
+        self.give_as(id, queued, detached);
+    }
+
+    fn give_as(&mut self, id: LeaseId, queued: bool, detached: bool) {
         self.token += 1;
         let (token, clock, wall_ms) = (Token(self.token), self.clock, self.wall_ms);
+        let in_group = !self.find(id).expect("a claim to grant").group.is_empty();
         let claim = self.claim_mut(id).expect("a claim to grant");
-        let detached = matches!(&claim.place, Place::Waiting { grace_until: Some(_), .. });
         let own_deadline = match claim.asked.term {
             LeaseTerm::Ttl(ttl) => Some(clock.plus_ms(ttl.ms())),
             LeaseTerm::Forever | LeaseTerm::Session(_) => None,
@@ -334,33 +450,74 @@ impl Naive {
             claim_until,
         });
         let grant = Box::new(self.grant(id).expect("granted"));
-        self.emit(EventKind::Granted { grant, attached: !detached, queued });
+        self.emit(EventKind::Granted { grant, attached: !detached, queued, in_group });
+    }
+
+    /// Whether the connection of a waiter, or of the request that it belongs to, is known gone.
+    fn detached(&self, id: LeaseId) -> bool {
+        let claim = self.find(id).expect("a claim");
+        let first = claim.group.first().and_then(|first| self.find(*first)).unwrap_or(claim);
+        matches!(&first.place, Place::Waiting { grace_until: Some(_), .. })
     }
 
     fn settle(&mut self, name: &LockName) {
-        loop {
-            let front = self.queue_of(name).next().cloned();
-            let Some(front) = front else { break };
-            let room = self.holders_of(name).count() < self.limits.holders_max;
-            let compatible = self.compatible(name, front.asked.mode);
-            if !room || !compatible || self.token >= self.limits.token_max {
-                break;
+        let mut names = vec![name.clone()];
+        while let Some(name) = names.pop() {
+            let mut others = Vec::new();
+            while let Some(ready) = self.ready(&name) {
+                if self.token + ready.len() as u64 > self.limits.token_max {
+                    break;
+                }
+                // Whether the request is attached is its first lease's to say, also for the others.
+                let detached = self.detached(ready[0]);
+                for id in &ready {
+                    let other = self.find(*id).expect("a waiter").asked.name.clone();
+                    others.extend(Some(other).filter(|other| *other != name));
+                    self.give_as(*id, true, detached);
+                }
             }
-            self.give(front.asked.lease_id, true);
-        }
-        if !self.claims.iter().any(|claim| claim.asked.name == *name) {
-            self.facts.retain(|fact| fact.name != *name);
+            self.drop_if_free(&name);
+            names.extend(others);
         }
     }
 
-    fn come_back(&mut self, id: LeaseId, wait: Option<Wait>) -> Outcome {
-        let clock = self.clock;
+    /// The next in line if it can hold now, with all that were asked for with it.
+    fn ready(&self, name: &LockName) -> Option<Vec<LeaseId>> {
+        let front = self.queue_of(name).next()?;
+        let single = vec![front.asked.lease_id];
+        let all = if front.group.is_empty() { single } else { front.group.clone() };
+        let can = |id: &LeaseId| {
+            let claim = self.find(*id).expect("all wait together");
+            let name = &claim.asked.name;
+            self.queue_of(name).next().map(|front| front.asked.lease_id) == Some(*id)
+                && self.holders_of(name).count() < self.limits.holders_max
+                && self.compatible(name, claim.asked.mode)
+                && !self.closed(name)
+        };
+        all.iter().all(can).then_some(all)
+    }
+
+    fn drop_if_free(&mut self, name: &LockName) {
+        if !self.claims.iter().any(|claim| claim.asked.name == *name) {
+            let kept = |fact: &Fact| fact.closed_until.is_some() || fact.value.is_some();
+            self.facts.retain(|fact| fact.name != *name || kept(fact));
+        }
+    }
+
+    fn come_back(&mut self, id: LeaseId, is_there: bool) -> Outcome {
+        match self.together(id) {
+            Some(all) => self.come_back_together(&all, is_there),
+            None => self.come_back_alone(id, is_there),
+        }
+    }
+
+    fn come_back_alone(&mut self, id: LeaseId, is_there: bool) -> Outcome {
         let Some(claim) = self.claim_mut(id) else { return self.over(id) };
         match &mut claim.place {
-            Place::Waiting { wait_until, grace_until } => {
-                *grace_until = None;
-                let again = wait.map(|wait| clock.plus_ms(wait.ms()));
-                *wait_until = again.map_or(*wait_until, |again| again.max(*wait_until));
+            Place::Waiting { grace_until, .. } => {
+                if is_there {
+                    *grace_until = None;
+                }
                 let position = self.position(id);
                 Outcome::Queued(Queued { lease_id: id, position })
             }
@@ -373,8 +530,12 @@ impl Naive {
 
     fn lose(&mut self, only: Option<LeaseId>) -> Outcome {
         let clock = self.clock;
+        let only = only.map(|id| {
+            let claim = self.find(id).filter(|claim| claim.holding().is_none());
+            claim.and_then(|claim| claim.group.first().copied()).unwrap_or(id)
+        });
         for claim in &mut self.claims {
-            let meant = only.is_none_or(|id| id == claim.asked.lease_id);
+            let meant = claim.is_first() && only.is_none_or(|id| id == claim.asked.lease_id);
             if let Place::Waiting { grace_until: grace_until @ None, .. } = &mut claim.place
                 && meant
             {
@@ -411,8 +572,7 @@ impl Naive {
     }
 
     fn release(&mut self, id: LeaseId) -> Outcome {
-        if let Some(ended) = self.end(id, EndReason::Released, None) {
-            self.settle(&ended.name);
+        if let Some(ended) = self.end_together(id, EndReason::Released) {
             return Outcome::Released(ended);
         }
         match self.ended(id) {
@@ -421,9 +581,17 @@ impl Naive {
         }
     }
 
-    fn force(&mut self, name: &LockName, target: ForceTarget, reason: &Reason) -> Outcome {
+    fn force(
+        &mut self,
+        name: &LockName,
+        target: ForceTarget,
+        reason: &Reason,
+        lock_delay: Option<LockDelay>,
+    ) -> Outcome {
         let mut taken: Vec<(Token, LeaseId)> = self
-            .holders_of(name)
+            .claims
+            .iter()
+            .filter(|claim| claim.asked.name == *name && claim.holding().is_some())
             .map(|c| (c.holding().expect("a holder").token, c.asked.lease_id))
             .filter(|(token, _)| match target {
                 ForceTarget::Token(wanted) => *token == wanted,
@@ -431,11 +599,30 @@ impl Naive {
             })
             .collect();
         taken.sort_unstable();
+        let left = taken.iter().map(|(_, id)| {
+            let claim = self.find(*id).expect("a holder");
+            let deadline = self.effective_deadline(claim);
+            deadline.unwrap_or_else(|| self.clock.plus_ms(claim.asked.lock_delay.ms()))
+        });
+        let left = left.max().unwrap_or(self.clock);
         let ids = taken.into_iter().map(|(_, id)| id);
-        let ended: Vec<Ended> =
+        let mut ended: Vec<Ended> =
             ids.filter_map(|id| self.end(id, EndReason::Forced, Some(reason))).collect();
+        ended.dedup_by_key(|ended| ended.token);
+        if !ended.is_empty() {
+            let chosen = lock_delay.map(|delay| self.clock.plus_ms(delay.ms()));
+            self.close_lock(name, chosen.unwrap_or(left));
+        }
         self.settle(name);
         Outcome::ForceReleased(ended)
+    }
+}
+
+/// The permits that a mode takes, and the limit that it names.
+fn permits(mode: Mode) -> Option<(u64, u64)> {
+    match mode {
+        Mode::Exclusive | Mode::Shared => None,
+        Mode::Permits(permits) => Some((permits.count().into(), permits.limit().into())),
     }
 }
 

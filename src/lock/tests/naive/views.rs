@@ -8,7 +8,7 @@ use oarlock_core::outcome::{
 use oarlock_core::query::{LeaseView, LockView, SessionView, Totals, WaiterView};
 use oarlock_core::time::LeaseTime;
 
-use super::{Claim, Naive, Open, Place};
+use super::{Claim, Naive, Open};
 
 impl Naive {
     fn session_of(&self, claim: &Claim) -> Option<&Open> {
@@ -16,12 +16,12 @@ impl Naive {
         self.sessions.iter().find(|open| open.asked.session_id == id)
     }
 
-    fn effective_deadline(&self, claim: &Claim) -> Option<LeaseTime> {
+    pub(super) fn effective_deadline(&self, claim: &Claim) -> Option<LeaseTime> {
         let session = self.session_of(claim).map(|open| open.deadline);
         claim.deadline().into_iter().chain(session).min()
     }
 
-    fn find(&self, id: LeaseId) -> Option<&Claim> {
+    pub(super) fn find(&self, id: LeaseId) -> Option<&Claim> {
         self.claims.iter().find(|claim| claim.asked.lease_id == id)
     }
 
@@ -78,6 +78,7 @@ impl Naive {
             holders: self.holders(name, HOLDERS_SHOWN_MAX),
             holder_count: self.holders_of(name).count() as u64,
             queue_length: self.queue_of(name).count() as u64,
+            closed_until: self.fact(name).and_then(|fact| fact.closed_until),
         }
     }
 
@@ -128,7 +129,7 @@ impl Naive {
                     mode: claim.asked.mode,
                     position: index as u64 + 1,
                     waiting_ms: self.clock.ms_since(claim.came_at),
-                    attached: matches!(&claim.place, Place::Waiting { grace_until: None, .. }),
+                    attached: !self.detached(claim.asked.lease_id),
                     metadata: claim.asked.metadata.clone(),
                 })
                 .collect(),
@@ -137,6 +138,8 @@ impl Naive {
             token_ceiling: Token(self.token),
             revision: fact.map(|fact| fact.revision),
             now: self.clock,
+            closed_until: fact.and_then(|fact| fact.closed_until),
+            value: fact.and_then(|fact| fact.value.clone()).map(Box::new),
         }
     }
 

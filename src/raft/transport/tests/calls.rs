@@ -191,6 +191,7 @@ async fn beacons_reach_connected_peers_and_wait_for_nobody() {
         term,
         quorum_age_ms: Some(7),
         lease_time: LeaseTime(1_000_000),
+        applied_index: 3,
     };
     peers.broadcast_beacon(&beacon(1));
     assert!(peers.forward(2, call(1)).await.is_err(), "no service, but a connection");

@@ -1,0 +1,16 @@
+//! kill -9: nothing is flushed but what was synced.
+
+use super::someone;
+use crate::Chance;
+use crate::cluster::Cluster;
+
+pub(super) async fn begin(
+    cluster: &mut Cluster,
+    chance: &mut Chance,
+) -> Result<(String, Vec<usize>), String> {
+    let (whom, targets) = someone(cluster, chance, "all", cluster.nodes()).await;
+    for &node in &targets {
+        cluster.kill(node).await?;
+    }
+    Ok((format!("kill {whom}"), targets))
+}

@@ -1,0 +1,80 @@
+//! Links that carry nothing: both ways, one way, or all but a ring.
+
+use std::time::Duration;
+
+use super::someone;
+use crate::Chance;
+use crate::cluster::Cluster;
+
+/// One side hears and reaches nobody of the other.
+pub(super) async fn isolate(
+    cluster: &Cluster,
+    chance: &mut Chance,
+) -> Result<(String, Vec<usize>), String> {
+    let minority = (cluster.nodes() - 1) / 2;
+    let (whom, targets) = someone(cluster, chance, "minority with leader", minority).await;
+    let network = cluster.network()?;
+    for inside in targets.iter().copied() {
+        for outside in (0..cluster.nodes()).filter(|node| !targets.contains(node)) {
+            network.cut(inside, outside)?;
+            network.cut(outside, inside)?;
+        }
+    }
+    Ok((format!("partition {whom}"), targets))
+}
+
+/// One node hears all and reaches nobody, or the other way round.
+pub(super) async fn one_way(
+    cluster: &Cluster,
+    chance: &mut Chance,
+) -> Result<(String, Vec<usize>), String> {
+    let (whom, targets) = someone(cluster, chance, "leader", 1).await;
+    let mute = chance.below(2) == 0;
+    let network = cluster.network()?;
+    for one in targets.iter().copied() {
+        for other in (0..cluster.nodes()).filter(|&node| node != one) {
+            if mute {
+                network.cut(one, other)?;
+            } else {
+                network.cut(other, one)?;
+            }
+        }
+    }
+    let how = if mute { "mute" } else { "deaf" };
+    Ok((format!("{whom} {how}"), targets))
+}
+
+/// Two followers hardly talk, and who leads may change meanwhile: a link that stays silent is not
+/// the leader's, and another is tried.
+async fn link_of_the_leader(cluster: &Cluster) -> Result<(String, Vec<usize>), String> {
+    let network = cluster.network()?;
+    for _ in 0..10 {
+        let leader = cluster.leader_if_known().await.unwrap_or(0);
+        let other = (leader + 1) % cluster.nodes();
+        network.cut(leader, other)?;
+        network.cut(other, leader)?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if network.dropped()? > 0 {
+            return Ok(("link of the leader down".to_owned(), vec![leader, other]));
+        }
+        network.heal()?;
+    }
+    Err("no link of a leader was found".to_owned())
+}
+
+/// Every node reaches its two neighbours only; with three nodes, one link of the leader is down.
+pub(super) async fn ring(cluster: &Cluster) -> Result<(String, Vec<usize>), String> {
+    let (nodes, network) = (cluster.nodes(), cluster.network()?);
+    if nodes == 3 {
+        return link_of_the_leader(cluster).await;
+    }
+    for one in 0..nodes {
+        for other in 0..nodes {
+            let distance = (one + nodes - other) % nodes;
+            if !matches!(distance, 0 | 1) && distance != nodes - 1 {
+                network.cut(one, other)?;
+            }
+        }
+    }
+    Ok(("ring".to_owned(), (0..nodes).collect()))
+}

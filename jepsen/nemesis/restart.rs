@@ -1,0 +1,15 @@
+//! A rolling restart: each node is told to end, ends by itself, and starts again.
+
+use crate::cluster::Cluster;
+
+pub(super) async fn begin(cluster: &mut Cluster) -> Result<(String, Vec<usize>), String> {
+    for node in 0..cluster.nodes() {
+        // One that another fault holds back cannot end in time; it is that fault's turn.
+        if cluster.is_stopped(node) || !cluster.runs(node) {
+            continue;
+        }
+        cluster.terminate(node).await?;
+        cluster.launch_if_down(node)?;
+    }
+    Ok(("rolling restart".to_owned(), Vec::new()))
+}

@@ -1,0 +1,234 @@
+//! Reading `GET /v1/watch`: a small reader of server-sent events that resumes where it stopped.
+//!
+//! A stream that breaks, ends or falls silent is opened again at the next node with the last
+//! revision seen, so that an event is neither lost nor told twice. What cannot be resumed is said:
+//! the server answers `revision-gone`, or sends a `gap`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Collected};
+use hyper::body::Incoming;
+use percent_encoding::utf8_percent_encode;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::{Client, QUERY, read};
+use crate::connection::{Connection, Lost};
+use crate::error::ClientError;
+
+/// A node writes at least a comment every 10 s; one that was silent for this long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Pause before a stream is opened again.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest event; a node's own are far shorter.
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// One event of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEvent {
+    /// Its type, such as `granted`.
+    pub kind: String,
+    /// Where the stream may be resumed.
+    pub revision: Option<u64>,
+    /// The JSON that came with it.
+    pub data: serde_json::Value,
+}
+
+/// Events of the locks whose names start with a prefix.
+pub struct Watch<'a> {
+    client: &'a Client,
+    path: String,
+    last: Option<u64>,
+    turn: usize,
+    open: Option<Open>,
+}
+
+struct Open {
+    // Dropping it would close the stream.
+    _connection: Connection,
+    body: Incoming,
+    reader: Reader,
+}
+
+impl Client {
+    /// Watches the locks whose names start with a prefix, from a revision on or from now on.
+    pub fn watch(&self, prefix: &str, from_revision: Option<u64>) -> Watch<'_> {
+        let mut path = format!("/v1/watch?prefix={}", utf8_percent_encode(prefix, QUERY));
+        if let Some(revision) = from_revision {
+            path.push_str("&from_revision=");
+            path.push_str(&revision.to_string());
+        }
+        Watch { client: self, path, last: None, turn: 0, open: None }
+    }
+}
+
+impl Watch<'_> {
+    /// The next event. Waits for ever while nodes answer; fails once none has for the deadline.
+    pub async fn next(&mut self) -> Result<StreamEvent, ClientError> {
+        let mut until = Instant::now() + self.client.options().deadline;
+        loop {
+            let Some(open) = &mut self.open else {
+                self.connect(until).await?;
+                until = Instant::now() + self.client.options().deadline;
+                continue;
+            };
+            if let Some(event) = open.reader.ready.pop_front() {
+                if event.kind == "end" {
+                    self.open = None;
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                self.last = event.revision.or(self.last);
+                return Ok(event);
+            }
+            if let Ok(Some(Ok(frame))) = timeout(SILENCE_MAX, open.body.frame()).await {
+                let data = frame.into_data().unwrap_or_default();
+                open.reader.take(&data).map_err(ClientError::Protocol)?;
+                until = Instant::now() + self.client.options().deadline;
+            } else {
+                self.open = None;
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn connect(&mut self, until: Instant) -> Result<(), ClientError> {
+        let mut why = "no endpoint is known".to_owned();
+        while Instant::now() < until {
+            let endpoints = &self.client.options().endpoints;
+            let address = endpoints.get(self.turn % endpoints.len().max(1));
+            self.turn = self.turn.wrapping_add(1);
+            let Some(address) = address else { break };
+            let opening = async {
+                let mut connection = Connection::open(address).await?;
+                let (status, body) = connection.stream(&self.path, self.last).await?;
+                Ok::<_, Lost>((connection, status, body))
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            match timeout(left, opening).await {
+                Ok(Ok((connection, status, body))) if status.is_success() => {
+                    let reader = Reader::default();
+                    self.open = Some(Open { _connection: connection, body, reader });
+                    return Ok(());
+                }
+                Ok(Ok((_, status, body))) => {
+                    let collected = timeout(left, body.collect()).await;
+                    let bytes = collected.ok().and_then(Result::ok).map(Collected::to_bytes);
+                    let refused = read::<()>(status, &bytes.unwrap_or_default());
+                    // Whoever lacks a leader or drains says 503; another node may do better.
+                    match refused {
+                        Err(error) if status.is_client_error() => return Err(error),
+                        Err(error) => why = error.to_string(),
+                        Ok(()) => {}
+                    }
+                }
+                Ok(Err(Lost::NotSent(text) | Lost::Sent(text))) => why = text,
+                Err(_) => why = format!("{address}: no answer in time"),
+            }
+            sleep(PAUSE).await;
+        }
+        Err(ClientError::Unreachable(why))
+    }
+}
+
+/// Makes events of bytes, however they are cut.
+#[derive(Default)]
+struct Reader {
+    bytes: Vec<u8>,
+    kind: String,
+    revision: Option<u64>,
+    data: String,
+    ready: VecDeque<StreamEvent>,
+}
+
+impl Reader {
+    fn take(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.bytes.extend_from_slice(bytes);
+        while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            self.line(line.trim_end_matches(['\n', '\r']))?;
+        }
+        if self.bytes.len() + self.data.len() > EVENT_BYTES_MAX {
+            return Err(format!("an event is longer than {EVENT_BYTES_MAX} bytes"));
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str) -> Result<(), String> {
+        if line.is_empty() {
+            return self.end();
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => value.clone_into(&mut self.kind),
+            "id" => self.revision = value.parse().ok(),
+            "data" => self.data.push_str(value),
+            // A comment, or a field that a newer server knows.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        let (kind, data) = (std::mem::take(&mut self.kind), std::mem::take(&mut self.data));
+        let revision = self.revision.take();
+        if data.is_empty() {
+            return Ok(());
+        }
+        let data = serde_json::from_str(&data).map_err(|error| format!("{kind}: {error}"))?;
+        self.ready.push_back(StreamEvent { kind, revision, data });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Options;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const TWO: &str = ": ping\n\nid: 7\nevent: granted\ndata: {\"lock\":\"a\"}\n\nevent: gap\ndata: {\"oldest_revision\":9}\n\n";
+
+    #[test]
+    fn events_are_read_however_their_bytes_are_cut() {
+        for size in 1..TWO.len() {
+            let mut reader = Reader::default();
+            TWO.as_bytes().chunks(size).for_each(|part| reader.take(part).expect("events"));
+            let kinds: Vec<_> =
+                reader.ready.iter().map(|e| (e.kind.as_str(), e.revision)).collect();
+            assert_eq!(kinds, [("granted", Some(7)), ("gap", None)]);
+        }
+        assert!(Reader::default().take(b"data: nonsense\n\n").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_resumed_after_the_last_revision_seen() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let node = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for revision in [7, 8] {
+                let (mut stream, _) = listener.accept().await.expect("a client");
+                let mut bytes = vec![0; 4096];
+                let count = stream.read(&mut bytes).await.expect("a request");
+                asked.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+                let event = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: {revision}\nevent: released\ndata: {{}}\n\n"
+                );
+                stream.write_all(event.as_bytes()).await.expect("written");
+            }
+            asked
+        });
+        let options = Options { endpoints: vec![address], deadline: Duration::from_secs(20) };
+        let client = Client::new(options);
+        let mut watch = client.watch("a/b", Some(5));
+        assert_eq!(watch.next().await.expect("an event").revision, Some(7));
+        assert_eq!(watch.next().await.expect("an event").revision, Some(8));
+        let asked = node.await.expect("it ended");
+        assert!(asked[0].starts_with("GET /v1/watch?prefix=a%2Fb&from_revision=5 "), "{asked:?}");
+        assert!(asked[1].contains("last-event-id: 7\r\n"), "{asked:?}");
+    }
+}
