@@ -31,6 +31,22 @@ pub(crate) struct Claim {
     pub(crate) expires_from: Duration,
 }
 
+impl Claim {
+    /// Notes at `now` that the client may believe for what is `left` of its trust. A trust that
+    /// was over when it arrived adds nothing: it ended at some earlier time, not now.
+    pub(crate) fn believes(&mut self, now: Duration, left: Option<Duration>) {
+        if let Some(left) = left.filter(|left| !left.is_zero()) {
+            self.believed_until = now + left;
+        }
+    }
+
+    /// Notes at `now` that the client is about to release.
+    pub(crate) fn releases(&mut self, now: Duration) {
+        self.released_at = Some(now);
+        self.believed_until = self.believed_until.min(now);
+    }
+}
+
 /// One linearizable look at a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Look {

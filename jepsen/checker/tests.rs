@@ -72,6 +72,26 @@ fn readers_may_believe_together_and_a_writer_may_not_join_them() {
 }
 
 #[test]
+fn an_answer_that_comes_after_its_trust_ended_begins_no_belief() {
+    let mut late = shared(claim(1, 1, 0, 900, 900));
+    late.released_at = None;
+    late.believes(ms(901), Some(Duration::ZERO));
+    late.releases(ms(950));
+    assert_eq!(late.believed_until, ms(900));
+    let taken_over = claim(2, 2, 10, 940, 960);
+    assert_eq!(verdict(&[Claim { expires_from: ms(800), ..late }, taken_over]), Ok(()));
+}
+
+#[test]
+fn a_belief_reaches_as_far_as_the_trust_or_the_release() {
+    let mut held = claim(1, 1, 0, 5, 5);
+    held.believes(ms(6), Some(ms(100)));
+    assert_eq!(held.believed_until, ms(106));
+    held.releases(ms(50));
+    assert_eq!((held.believed_until, held.released_at), (ms(50), Some(ms(50))));
+}
+
+#[test]
 fn an_expiry_before_its_time_is_found_even_if_nobody_believed() {
     let lost = Claim { released_at: None, believed_until: ms(6), ..claim(1, 1, 0, 5, 0) };
     assert!(verdict(&[lost.clone(), claim(2, 2, 7, 500, 600)]).is_err());

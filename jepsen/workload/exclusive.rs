@@ -31,19 +31,17 @@ async fn one(worker: &mut Worker) {
             let called_at = worker.now();
             if let Ok((lease, renewed)) = worker.client().renew(&lease_id).await {
                 trust = renewed;
+                claim.believes(worker.now(), trust.left());
                 let ttl_ms = lease.ttl_ms.unwrap_or(0);
                 claim.expires_from = called_at + Duration::from_millis(ttl_ms - ttl_ms / 100);
             }
         }
     }
-    let believed_until = worker.now() + trust.left().unwrap_or_default();
     if worker.chance.below(4) == 0 {
         // Forgotten: the lease ends by its TTL.
-        claim.believed_until = believed_until;
         return worker.history.claim(claim);
     }
-    claim.released_at = Some(worker.now());
-    claim.believed_until = worker.now().min(believed_until);
+    claim.releases(worker.now());
     worker.history.claim(claim);
     // A lost release is fine: the lease ends by its TTL.
     let _lost = worker.client().release(&lease_id).await;

@@ -183,10 +183,11 @@ async fn acquire(
         expires_from: called_at + Duration::from_millis(waited_ms + ttl_ms - ttl_ms / 100),
     };
     match result {
-        Ok((lease, trust)) => Some(Answer {
-            claim: claim(Some(lease.token), lease.waited_ms),
-            held: Some((lease.lease_id, trust)),
-        }),
+        Ok((lease, trust)) => {
+            let mut claim = claim(Some(lease.token), lease.waited_ms);
+            claim.believes(worker.now(), trust.left());
+            Some(Answer { claim, held: Some((lease.lease_id, trust)) })
+        }
         Err(ClientError::Unknown(_)) => Some(Answer { claim: claim(None, 0), held: None }),
         Err(ClientError::Refused(_) | ClientError::Unreachable(_) | ClientError::Protocol(_)) => {
             None

@@ -16,9 +16,10 @@ pub(super) async fn run(mut worker: Worker) {
         let released_at = Some(worker.now());
         for answer in [answers.0, answers.1].into_iter().flatten() {
             let mut claim = answer.claim;
-            // The repeat's call may be the later one; only the first counts for the expiry, and
-            // which that was only the cluster knows.
+            // The repeat's call may be the later one; only the first counts for expiry and
+            // belief, and which that was only the cluster knows.
             claim.expires_from = claim.returned_at;
+            claim.believed_until = claim.returned_at;
             if let Some((lease_id, _)) = answer.held {
                 claim.released_at = released_at;
                 lease = Some(lease_id);

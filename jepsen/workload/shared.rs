@@ -14,14 +14,12 @@ pub(super) async fn run(mut worker: Worker) {
         let answer = acquire(&worker, worker.client(), &name, asked, request_body).await;
         let Some(answer) = answer else { continue };
         let mut claim = answer.claim;
-        let Some((lease_id, trust)) = answer.held else {
+        let Some((lease_id, _)) = answer.held else {
             worker.history.claim(claim);
             continue;
         };
         tokio::time::sleep(Duration::from_millis(worker.chance.below(100))).await;
-        let believed_until = worker.now() + trust.left().unwrap_or_default();
-        claim.released_at = Some(worker.now());
-        claim.believed_until = worker.now().min(believed_until);
+        claim.releases(worker.now());
         worker.history.claim(claim);
         let _lost = worker.client().release(&lease_id).await;
     }
