@@ -1,14 +1,15 @@
-//! The commands that use locks: `acquire`, `renew`, `release`, `inspect`, `list`, `force-release`,
+//! The commands that look at locks and end leases: `renew`, `release`, `inspect`, `list`, `force-release`,
 //! `status`. They ask through the client and print for people, or JSON for scripts.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use oarlock_client::wire::{AcquireRequest, Lease, Lock, Metadata, Mode, TtlMs};
+use oarlock_client::wire::Lock;
 use oarlock_client::{Client, ClientError, Options};
 use serde::Serialize;
 
+use crate::cli::acquire::granted;
 use crate::cli::{Failure, graph, print};
 
 /// Options of every command that speaks to a cluster.
@@ -81,54 +82,6 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// Example: oarlock acquire deploy/prod --ttl 30s --wait 5m
-#[derive(Debug, Args)]
-pub(super) struct Acquire {
-    /// Name of the lock; may hold slashes
-    name: String,
-    /// How long the lock is yours without a renewal
-    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, conflicts_with_all = ["forever", "session"])]
-    ttl: Duration,
-    /// No expiry: held until released or forced
-    #[arg(long, conflicts_with = "session")]
-    forever: bool,
-    /// Stand in the queue for at most this long
-    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
-    wait: Duration,
-    /// Who you are, for those who wait
-    #[arg(long)]
-    owner: Option<String>,
-    /// Share the lock with other shared holders
-    #[arg(long, conflicts_with = "permits")]
-    shared: bool,
-    /// Take so many of the permits of the lock; all who ask name the same --limit
-    #[arg(long, value_name = "N", requires = "limit")]
-    permits: Option<u64>,
-    /// How many permits there are
-    #[arg(long, value_name = "N", requires = "permits")]
-    limit: Option<u64>,
-    /// Keep the lock closed for this long if you are lost instead of releasing it
-    #[arg(long, value_parser = humantime::parse_duration)]
-    lock_delay: Option<Duration>,
-    /// Keep the lock alive by this session instead of a TTL
-    #[arg(long, value_name = "ID")]
-    session: Option<String>,
-    /// UUID under which this request may be repeated
-    #[arg(long, value_name = "UUID")]
-    request_id: Option<String>,
-    /// How long your place in the queue survives a lost connection
-    #[arg(long, value_parser = humantime::parse_duration)]
-    grace: Option<Duration>,
-    /// Shown to others, such as a link to the job; may be repeated
-    #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = key_value)]
-    metadata: Vec<(String, String)>,
-}
-
-pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("it is KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 /// Milliseconds as people say them.
 pub(super) fn for_people(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(ms)).to_string()
@@ -136,52 +89,6 @@ pub(super) fn for_people(ms: u64) -> String {
 
 pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// user@host:pid, as far as the environment tells.
-pub(super) fn default_owner() -> String {
-    let user = std::env::var("USER").unwrap_or_else(|_| "oarlock".to_owned());
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{user}@{host}:{}", std::process::id())
-}
-
-pub(super) async fn acquire(target: &Target, acquire: Acquire) -> Result<(), Failure> {
-    let metadata: Metadata = acquire.metadata.into_iter().collect();
-    let request = AcquireRequest {
-        owner: Some(acquire.owner.unwrap_or_else(default_owner)),
-        ttl_ms: match (acquire.forever, &acquire.session) {
-            (true, _) => TtlMs::Forever,
-            (false, Some(_)) => TtlMs::Absent,
-            (false, None) => TtlMs::Ms(ms(acquire.ttl)),
-        },
-        wait_ms: Some(ms(acquire.wait)),
-        mode: Some(match (acquire.shared, acquire.permits) {
-            (true, _) => Mode::Shared,
-            (false, Some(_)) => Mode::Permits,
-            (false, None) => Mode::Exclusive,
-        }),
-        permits: acquire.permits,
-        limit: acquire.limit,
-        lock_delay_ms: acquire.lock_delay.map(ms),
-        session_id: acquire.session,
-        request_id: acquire.request_id,
-        grace_ms: acquire.grace.map(ms),
-        metadata: Some(metadata),
-    };
-    let (lease, _) = target.client().acquire(&acquire.name, request).await?;
-    target.show(&lease, granted);
-    Ok(())
-}
-
-fn granted(lease: &Lease) -> String {
-    let left = lease.remaining_ms.map_or_else(
-        || "until released".to_owned(),
-        |ms| format!("for {}", humantime::format_duration(Duration::from_millis(ms))),
-    );
-    format!(
-        "{} is yours {left}\n  lease  {}\n  token  {}\nrelease it: oarlock release {}\n",
-        lease.lock, lease.lease_id, lease.token, lease.lease_id
-    )
 }
 
 #[derive(Debug, Args)]

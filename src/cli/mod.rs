@@ -1,5 +1,6 @@
 //! The command line.
 
+mod acquire;
 mod bench;
 mod dev;
 mod graph;
@@ -41,8 +42,8 @@ enum Command {
     Dev(dev::Dev),
     /// Run one node of a cluster
     Serve(serve::Serve),
-    /// Take a lock, or wait for it
-    Acquire(locks::Acquire),
+    Acquire(acquire::Acquire),
+    HandOver(acquire::HandOver),
     /// Renew a lease
     Renew(locks::OfLease),
     /// Give a lock back, or leave its queue
@@ -120,7 +121,8 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         // The load generator uses all cores; nobody else has work for two.
         Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
         Command::Dev(dev) => on_runtime(1, dev::run(dev)),
-        Command::Acquire(acquire) => on_runtime(1, locks::acquire(target, acquire)),
+        Command::Acquire(acquire) => on_runtime(1, acquire::acquire(target, acquire)),
+        Command::HandOver(of) => on_runtime(1, acquire::hand_over(target, of)),
         Command::Renew(of) => on_runtime(1, locks::renew(target, of)),
         Command::Release(of) => on_runtime(1, locks::release(target, of)),
         Command::Inspect(inspect) => on_runtime(1, locks::inspect(target, inspect)),

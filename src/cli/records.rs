@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use oarlock_client::wire::{Metadata, PastGrant, Session, SessionRequest, Value};
 
 use crate::cli::Failure;
-use crate::cli::locks::{Target, default_owner, for_people, key_value, ms};
+use crate::cli::acquire::{default_owner, key_value};
+use crate::cli::locks::{Target, for_people, ms};
 
 /// Example: oarlock history deploy/prod
 #[derive(Debug, Args)]

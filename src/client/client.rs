@@ -53,13 +53,13 @@ pub struct Client {
     connection: Mutex<(usize, Option<Connection>)>,
 }
 
-struct Call<'a> {
-    method: Method,
-    path: &'a str,
-    body: Bytes,
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) path: &'a str,
+    pub(crate) body: Bytes,
     /// Whether a second time has no second effect.
-    repeatable: bool,
-    deadline: Duration,
+    pub(crate) repeatable: bool,
+    pub(crate) deadline: Duration,
 }
 
 impl Client {
@@ -201,7 +201,7 @@ impl Client {
         self.call(Call { method, path, body, repeatable, deadline }).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ClientError> {
+    pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ClientError> {
         let mut last = Progress { doubt: false, why: "no endpoint is known".to_owned() };
         let tries = self.try_until_answered(&call, &mut last);
         let answered = timeout(call.deadline, tries).await;

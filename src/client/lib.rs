@@ -7,6 +7,7 @@
 mod client;
 mod connection;
 mod error;
+mod many;
 mod records;
 pub mod stream;
 mod time;

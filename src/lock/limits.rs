@@ -23,7 +23,7 @@ pub const GRACE_MS_DEFAULT: u64 = 5_000;
 pub const QUEUE_LENGTH_MAX: usize = 100_000;
 /// Shared holders of one lock.
 pub const HOLDERS_MAX: usize = 100_000;
-/// Bytes of text that one page of a listing may have; it ends earlier then.
+/// Bytes of text after which a page of a listing ends, with the lock that reached them.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Permits of one lock.
 pub const PERMITS_MAX: u32 = 100_000;

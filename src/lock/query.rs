@@ -87,7 +87,7 @@ pub enum LeaseView {
 /// One page of a listing, in name order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockPage {
-    /// At most as many as were asked for, and at most [`PAGE_BYTES_MAX`] of text.
+    /// At most as many as were asked for; fewer if their texts reach [`PAGE_BYTES_MAX`].
     pub locks: Vec<LockView>,
     /// The last name of this page if there may be more.
     pub next: Option<LockName>,

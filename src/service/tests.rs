@@ -1,5 +1,7 @@
 //! Tests of the use cases: on one node under paused time, and as a follower of scripted leaders.
 
+mod doubts;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;

@@ -67,6 +67,25 @@ fn a_session_is_opened_used_shown_and_closed() {
 }
 
 #[test]
+fn several_locks_are_taken_together_and_one_is_handed_over() {
+    let cluster = Cluster::start();
+    let to = endpoints(&cluster);
+    let granted = json(&to, &["acquire", "db", "cache", "--ttl", "10m", "--owner", "green"]);
+    let leases = granted["leases"].as_array().expect("leases");
+    assert_eq!((&leases[0]["lock"], &leases[1]["lock"]), (&"db".into(), &"cache".into()));
+    let refused = run(&to, &["acquire", "queue", "cache", "--owner", "blue"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(json(&to, &["inspect", "queue"])["held"], false, "all or nothing");
+    let alone = json(&to, &["acquire", "web", "--ttl", "10m", "--owner", "green"]);
+    let id = alone["lease_id"].as_str().expect("a lease id");
+    let theirs = json(&to, &["hand-over", id, "--owner", "blue", "--ttl", "10m"]);
+    assert!(theirs["token"].as_u64() > alone["token"].as_u64());
+    assert_ne!(theirs["lease_id"], alone["lease_id"]);
+    assert_eq!(json(&to, &["inspect", "web"])["holders"][0]["owner"], "blue");
+    assert_eq!(run(&to, &["renew", id]).status.code(), Some(1), "the old lease is over");
+}
+
+#[test]
 fn f20_f21_an_unreachable_cluster_is_an_error_within_the_deadline() {
     // It takes connections and never answers; the other end is closed.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -44,6 +44,8 @@ async fn bodies_that_are_not_as_expected() {
         r#"{"owner":"a\u0007b","ttl_ms":1000}"#,
         r#"{"ttl_ms":1000}"#,
         r#"{"owner":"me","ttl_ms":1000,"mode":"permits"}"#,
+        r#"{"owner":"me","ttl_ms":1000,"mode":{"exclusive":null}}"#,
+        r#"{"owner":"me","ttl_ms":1000,"request_id":"00000000-0000-0000-0000-000000000000"}"#,
         r#"{"owner":"me","ttl_ms":1000,"wait_ms":"5s"}"#,
         r#"{"owner":"me","ttl_ms":1000,"wait_ms":-1}"#,
         r#"{"owner":"me","ttl_ms":1000,"wait_ms":1.5}"#,
