@@ -200,12 +200,20 @@ impl Machine {
         queue.into_iter().flat_map(Queue::iter).map(|(_, lease_id)| lease_id).collect()
     }
 
-    /// The lease that a request id stands for, while it is remembered.
-    pub fn lease_of_request(&self, request_id: RequestId) -> Option<LeaseId> {
-        match self.memory.by_request(Some(request_id))? {
-            Subject::Lease(lease_id) => Some(lease_id),
-            Subject::Session(_) => None,
-        }
+    /// The leases that wait under a request id, with their locks: one, or all that it asked for
+    /// together.
+    pub fn waiting_of_request(&self, request_id: RequestId) -> Vec<(LockName, LeaseId)> {
+        let Some(Subject::Lease(first)) = self.memory.by_request(Some(request_id)) else {
+            return Vec::new();
+        };
+        let alone = [first];
+        let all = self.waiting_group(first).map_or(alone.as_slice(), Vec::as_slice);
+        let waits = |lease_id: &LeaseId| {
+            let lease = self.table.leases.get(lease_id)?;
+            let waiting = matches!(lease.state, LeaseState::Waiting(_));
+            waiting.then(|| (lease.name.clone(), *lease_id))
+        };
+        all.iter().filter_map(waits).collect()
     }
 
     /// What became of a session.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oarlock_core::ids::{LeaseId, LockName};
+use oarlock_core::ids::{LeaseId, LockName, RequestId};
 use oarlock_core::outcome::HOLDERS_SHOWN_MAX;
 use oarlock_core::query::LockView;
 use tokio::sync::watch;
@@ -89,8 +89,8 @@ impl<R: Replicator> Service<R> {
         Ranked { view, places }
     }
 
-    /// The lease under which a request id is known here: a repeat goes on under the first one.
-    pub fn lease_of_request(&self, id: oarlock_core::ids::RequestId) -> Option<LeaseId> {
-        self.replicator.with_machine(|machine| machine.lease_of_request(id))
+    /// The places that a request id has here: a repeat goes on under the first one's leases.
+    pub fn waiting_of_request(&self, id: RequestId) -> Vec<(LockName, LeaseId)> {
+        self.replicator.with_machine(|machine| machine.waiting_of_request(id))
     }
 }

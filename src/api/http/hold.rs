@@ -20,7 +20,7 @@ use oarlock_client::wire;
 use oarlock_core::command::{Acquire, Command, LeaseTerm};
 use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner};
 use oarlock_core::limits;
-use oarlock_core::outcome::{Ended, Outcome, Rejection};
+use oarlock_core::outcome::{Ended, Grant, Outcome, Rejection};
 use oarlock_core::time::{Grace, LockDelay, Ttl, Wait as WaitMs};
 
 use super::body;
@@ -41,7 +41,7 @@ const NOTE: &str = "the lock is kept while this connection lives, and free withi
                     somebody else was granted the lock; let the resource refuse smaller tokens";
 
 enum State<R: Replicator> {
-    Waiting(Wait<R>, Duration),
+    Waiting(Wait<R, Box<Grant>>, Duration),
     Held { app: App<R>, lease_id: LeaseId, lock: LockName, pause: Duration, every: Duration },
     Over,
 }
@@ -56,7 +56,7 @@ pub(super) fn open<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Respons
     let acquire = acquire(app, lock, &parameters, parts, grace_ms)?;
     let place = app.service.stream_place()?;
     let every = Duration::from_millis(grace_ms / 3);
-    let state = State::Waiting(Wait::new(app, acquire), every);
+    let state = State::Waiting(Wait::one(app, acquire), every);
     Ok(sse::respond(place, state, State::next))
 }
 

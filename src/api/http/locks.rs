@@ -11,14 +11,15 @@ use oarlock_core::command::{Acquire, Command, ForceTarget, LeaseTerm};
 use oarlock_core::ids::{LockName, Owner, Reason, Token};
 use oarlock_core::limits;
 use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, Rejection};
-use oarlock_core::time::{Grace, LeaseTime, LockDelay, Wait};
+use oarlock_core::time::{Grace, LeaseTime, LockDelay, Wait as WaitMs};
 
 use super::body::{self, answer};
 use super::error::Refusal;
 use super::listen::Peer;
 use super::query::Parameters;
 use super::routes::{App, unexpected};
-use super::{name, sse, translate, wait, why};
+use super::wait::{self, Wait};
+use super::{name, sse, translate, why};
 use crate::service::reads::SessionOwner;
 use crate::service::replicator::{Call, Query, Replicator, Reply, ReplyBody};
 use oarlock_core::query::SessionView;
@@ -50,7 +51,7 @@ pub(super) async fn acquire<R: Replicator>(
     let key = body::idempotency_key(&parts.headers)?;
     let acquire = command(app, lock, request, key).await?;
     if sse::wanted(&parts.headers) {
-        return wait::respond(app, acquire);
+        return wait::respond(Wait::one(app, acquire), |grant, now| translate::lease(grant, now));
     }
     let reply = app.ask(Call::Propose(Command::Acquire(acquire))).await?;
     let (grant, now) = granted(app, reply).await?;
@@ -97,7 +98,7 @@ async fn command<R: Replicator>(
 ) -> Result<Acquire, Refusal> {
     let term = translate::term(request.ttl_ms, request.session_id.as_deref())?;
     let request_id = translate::request_id(request.request_id.as_deref(), key)?;
-    let wait = Wait::new(request.wait_ms.unwrap_or(0))?;
+    let wait = WaitMs::new(request.wait_ms.unwrap_or(0))?;
     let grace = Grace::new(request.grace_ms.unwrap_or(limits::GRACE_MS_DEFAULT))?;
     let metadata = translate::metadata_of(request.metadata)?;
     let mode = translate::mode_of(request.mode, request.permits, request.limit)?;

@@ -7,15 +7,16 @@ use axum::response::Response;
 use oarlock_client::wire;
 use oarlock_core::command::{AcquireMany, Claim, Command, HandOver};
 use oarlock_core::limits;
-use oarlock_core::outcome::{EndReason, Outcome, Rejection};
-use oarlock_core::time::{Grace, LeaseTime, LockDelay, Wait};
+use oarlock_core::outcome::{EndReason, Grant, Outcome, Rejection};
+use oarlock_core::time::{Grace, LeaseTime, LockDelay, Wait as WaitMs};
 
 use super::body::{self, answer};
 use super::error::Refusal;
 use super::query::Parameters;
 use super::routes::{App, unexpected};
-use super::{leases, locks, name, translate};
-use crate::service::replicator::{Call, Replicator, ReplyBody};
+use super::wait::{self, Wait};
+use super::{leases, locks, name, sse, translate};
+use crate::service::replicator::{Call, Replicator, Reply, ReplyBody};
 
 pub(super) async fn acquire<R: Replicator>(
     app: &App<R>,
@@ -26,19 +27,32 @@ pub(super) async fn acquire<R: Replicator>(
     let request: wire::AcquireManyRequest = body::json(body).await?;
     let key = body::idempotency_key(&parts.headers)?;
     let many = command(app, request, key).await?;
-    let reply = app.ask(Call::Propose(Command::AcquireMany(many))).await?;
-    let ReplyBody::Outcome(outcome) = reply.body else { return Err(unexpected()) };
-    if let Outcome::Rejected(rejection) = outcome {
-        return Err(match rejection {
-            Rejection::LeaseGone(ended) if ended.how == EndReason::WaitTimeout => {
-                locks::wait_timeout(app, &ended).await
-            }
-            rejection => Refusal::of_rejection(&rejection, reply.now),
-        });
+    if sse::wanted(&parts.headers) {
+        return wait::respond(Wait::many(app, many), |grants, now| leases_of(grants, now));
     }
-    let Outcome::GrantedMany(grants) = outcome else { return Err(unexpected()) };
-    let leases = grants.iter().map(|grant| translate::lease(grant, reply.now)).collect();
-    Ok(answer(StatusCode::OK, &wire::Leases { leases }))
+    let reply = app.ask(Call::Propose(Command::AcquireMany(many))).await?;
+    let (grants, now) = granted(app, reply).await?;
+    Ok(answer(StatusCode::OK, &leases_of(&grants, now)))
+}
+
+/// The grants that an acquire of several locks asked for, or why there are none.
+pub(super) async fn granted<R: Replicator>(
+    app: &App<R>,
+    reply: Reply,
+) -> Result<(Vec<Grant>, LeaseTime), Refusal> {
+    let ReplyBody::Outcome(outcome) = reply.body else { return Err(unexpected()) };
+    match outcome {
+        Outcome::GrantedMany(grants) => Ok((grants, reply.now)),
+        Outcome::Rejected(Rejection::LeaseGone(ended)) if ended.how == EndReason::WaitTimeout => {
+            Err(locks::wait_timeout(app, &ended).await)
+        }
+        Outcome::Rejected(rejection) => Err(Refusal::of_rejection(&rejection, reply.now)),
+        _ => Err(unexpected()),
+    }
+}
+
+fn leases_of(grants: &[Grant], now: LeaseTime) -> wire::Leases {
+    wire::Leases { leases: grants.iter().map(|grant| translate::lease(grant, now)).collect() }
 }
 
 async fn command<R: Replicator>(
@@ -61,7 +75,7 @@ async fn command<R: Replicator>(
     Ok(AcquireMany {
         claims: request.locks.iter().map(claim).collect::<Result<_, _>>()?,
         term,
-        wait: Wait::new(request.wait_ms.unwrap_or(0))?,
+        wait: WaitMs::new(request.wait_ms.unwrap_or(0))?,
         grace: Grace::new(request.grace_ms.unwrap_or(limits::GRACE_MS_DEFAULT))?,
         request_id: translate::request_id(request.request_id.as_deref(), key)?,
         metadata: translate::metadata_of(request.metadata)?,

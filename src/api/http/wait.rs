@@ -12,56 +12,88 @@ use std::time::Duration;
 use axum::response::Response;
 use bytes::Bytes;
 use oarlock_client::stream::Place;
-use oarlock_core::command::{Acquire, Command};
-use oarlock_core::ids::{LeaseId, LockName};
+use oarlock_core::command::{Acquire, AcquireMany, Claim, Command};
+use oarlock_core::ids::{LeaseId, LockName, RequestId};
 use oarlock_core::outcome::Grant;
 use oarlock_core::time::LeaseTime;
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::error::Refusal;
 use super::routes::App;
-use super::{locks, sse, translate, why};
+use super::{locks, sse, why};
 use crate::service::ranks::Ranked;
 use crate::service::replicator::{Call, Replicator};
 
 /// An acquire that is answered sooner is not told of its place.
 const QUIET: Duration = Duration::from_millis(50);
 
-type Answer = Result<(Box<Grant>, LeaseTime), Refusal>;
+/// What an acquire brings, with the lease clock of its answer.
+type Answer<T> = Result<(T, LeaseTime), Refusal>;
+type Rounds = watch::Receiver<Arc<Ranked>>;
 
-/// An acquire on its way, and the places of its lock.
-pub(super) struct Wait<R: Replicator> {
+/// An acquire on its way, and the places of its locks.
+pub(super) struct Wait<R: Replicator, T> {
     app: App<R>,
-    name: LockName,
-    lease_id: LeaseId,
-    request: Option<oarlock_core::ids::RequestId>,
-    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
-    rounds: Option<watch::Receiver<Arc<Ranked>>>,
-    told: Option<u64>,
+    request: Option<RequestId>,
+    answer: Pin<Box<dyn Future<Output = Answer<T>> + Send>>,
+    /// One for each lock that it asks for.
+    places: Vec<Queued>,
     began: bool,
 }
 
-/// What a wait brings next.
-pub(super) enum Step {
-    Tell(Bytes),
-    Over(Box<Answer>),
+/// A place in the queue of one lock.
+struct Queued {
+    name: LockName,
+    lease_id: LeaseId,
+    rounds: Option<Rounds>,
+    told: Option<u64>,
 }
 
-impl<R: Replicator> Wait<R> {
-    pub(super) fn new(app: &App<R>, acquire: Acquire) -> Self {
-        let (name, lease_id, request) =
-            (acquire.name.clone(), acquire.lease_id, acquire.request_id);
-        let asks = app.clone();
-        let answer = Box::pin(async move {
+/// What a wait brings next.
+pub(super) enum Step<T> {
+    Tell(Bytes),
+    Over(Box<Answer<T>>),
+}
+
+impl<R: Replicator> Wait<R, Box<Grant>> {
+    pub(super) fn one(app: &App<R>, acquire: Acquire) -> Self {
+        let places = vec![(acquire.name.clone(), acquire.lease_id)];
+        let (asks, request) = (app.clone(), acquire.request_id);
+        let answer = async move {
             let reply = asks.ask(Call::Propose(Command::Acquire(acquire))).await?;
             locks::granted(&asks, reply).await
-        });
-        let app = app.clone();
-        Self { app, name, lease_id, request, answer, rounds: None, told: None, began: false }
+        };
+        Self::new(app, request, places, Box::pin(answer))
+    }
+}
+
+impl<R: Replicator> Wait<R, Vec<Grant>> {
+    pub(super) fn many(app: &App<R>, many: AcquireMany) -> Self {
+        let place = |claim: &Claim| (claim.name.clone(), claim.lease_id);
+        let places = many.claims.iter().map(place).collect();
+        let (asks, request) = (app.clone(), many.request_id);
+        let answer = async move {
+            let reply = asks.ask(Call::Propose(Command::AcquireMany(many))).await?;
+            super::many::granted(&asks, reply).await
+        };
+        Self::new(app, request, places, Box::pin(answer))
+    }
+}
+
+impl<R: Replicator, T> Wait<R, T> {
+    fn new(
+        app: &App<R>,
+        request: Option<RequestId>,
+        places: Vec<(LockName, LeaseId)>,
+        answer: Pin<Box<dyn Future<Output = Answer<T>> + Send>>,
+    ) -> Self {
+        let places = places.into_iter().map(Queued::new).collect();
+        Self { app: app.clone(), request, answer, places, began: false }
     }
 
     /// Waits for the answer, a new place, or the time for a sign of life.
-    pub(super) async fn step(&mut self, ping_every: Duration) -> Step {
+    pub(super) async fn step(&mut self, ping_every: Duration) -> Step<T> {
         if !self.began {
             self.began = true;
             tokio::select! {
@@ -69,12 +101,7 @@ impl<R: Replicator> Wait<R> {
                 answer = &mut self.answer => return Step::Over(Box::new(answer)),
                 () = tokio::time::sleep(QUIET) => {}
             }
-            let mut rounds = self.app.service.ranks(&self.name);
-            rounds.mark_changed();
-            self.rounds = Some(rounds);
-            // A repeat goes on under the lease id of the first request.
-            let first = self.request.and_then(|id| self.app.service.lease_of_request(id));
-            self.lease_id = first.unwrap_or(self.lease_id);
+            self.look_at_places();
         }
         let ping = tokio::time::sleep(ping_every);
         tokio::pin!(ping);
@@ -82,8 +109,9 @@ impl<R: Replicator> Wait<R> {
             tokio::select! {
                 biased;
                 answer = &mut self.answer => return Step::Over(Box::new(answer)),
-                round = round(&mut self.rounds) => {
-                    if let Some(frame) = self.place(&round) {
+                (at, round) = round(&mut self.places) => {
+                    let place = self.places.get_mut(at);
+                    if let Some(frame) = place.and_then(|place| place.tell(&self.app, &round)) {
                         return Step::Tell(frame);
                     }
                 }
@@ -92,44 +120,77 @@ impl<R: Replicator> Wait<R> {
         }
     }
 
+    fn look_at_places(&mut self) {
+        // A repeat goes on under the lease ids of the first request.
+        let first = self.request.map(|id| self.app.service.waiting_of_request(id));
+        for (name, lease_id) in first.into_iter().flatten() {
+            if let Some(place) = self.places.iter_mut().find(|place| place.name == name) {
+                place.lease_id = lease_id;
+            }
+        }
+        for place in &mut self.places {
+            let mut rounds = self.app.service.ranks(&place.name);
+            rounds.mark_changed();
+            place.rounds = Some(rounds);
+        }
+    }
+
     pub(super) fn app(&self) -> App<R> {
         self.app.clone()
     }
+}
 
-    fn place(&mut self, ranked: &Ranked) -> Option<Bytes> {
+impl Queued {
+    fn new((name, lease_id): (LockName, LeaseId)) -> Self {
+        Self { name, lease_id, rounds: None, told: None }
+    }
+
+    /// The place as an event, if it is another than the one told last.
+    fn tell<R: Replicator>(&mut self, app: &App<R>, ranked: &Ranked) -> Option<Bytes> {
         let position = ranked.position(self.lease_id)?;
         if self.told == Some(position) {
             return None;
         }
         self.told = Some(position);
         let contention = why::contention(&ranked.view);
-        let why = self.app.why(&contention, position.saturating_sub(1), ranked.view.now);
+        let why = app.why(&contention, position.saturating_sub(1), ranked.view.now);
         let estimate_ms = why.estimate_ms;
         let place = Place { lock: self.name.to_string(), position, estimate_ms, why };
         Some(sse::event("queued", None, &place))
     }
 }
 
-async fn round(rounds: &mut Option<watch::Receiver<Arc<Ranked>>>) -> Arc<Ranked> {
-    if let Some(rounds) = rounds
-        && rounds.changed().await.is_ok()
-    {
-        return Arc::clone(&rounds.borrow_and_update());
+/// The next round of any of the locks, and which.
+async fn round(places: &mut [Queued]) -> (usize, Arc<Ranked>) {
+    let changes = places.iter_mut().enumerate().filter_map(|(at, place)| {
+        let rounds = place.rounds.as_mut()?;
+        Some(Box::pin(async move {
+            match rounds.changed().await {
+                Ok(()) => (at, Arc::clone(&rounds.borrow_and_update())),
+                Err(_closed) => std::future::pending().await,
+            }
+        }))
+    });
+    let changes: Vec<_> = changes.collect();
+    if changes.is_empty() {
+        return std::future::pending().await;
     }
-    std::future::pending().await
+    futures_util::future::select_all(changes).await.0
 }
 
-/// The stream of an acquire.
-pub(super) fn respond<R: Replicator>(app: &App<R>, acquire: Acquire) -> Result<Response, Refusal> {
-    let place = app.service.stream_place()?;
-    let wait = Some(Wait::new(app, acquire));
-    Ok(sse::respond(place, wait, |wait| async move {
+/// The stream of an acquire; `granted` makes the data of its last event.
+pub(super) fn respond<R: Replicator, T: Send + 'static, B: Serialize + 'static>(
+    wait: Wait<R, T>,
+    granted: fn(&T, LeaseTime) -> B,
+) -> Result<Response, Refusal> {
+    let place = wait.app.service.stream_place()?;
+    Ok(sse::respond(place, Some(wait), move |wait| async move {
         let mut wait = wait?;
         match wait.step(sse::PING_EVERY).await {
             Step::Tell(frame) => Some((frame, Some(wait))),
             Step::Over(answer) => {
                 let frame = match *answer {
-                    Ok((grant, now)) => sse::event("granted", None, &translate::lease(&grant, now)),
+                    Ok((grant, now)) => sse::event("granted", None, &granted(&grant, now)),
                     Err(refusal) => refused(&refusal),
                 };
                 Some((frame, None))

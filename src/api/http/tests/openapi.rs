@@ -139,7 +139,7 @@ fn responses(call: &Call) -> Value {
     let content = match call.answer {
         it if it.contains('/') => json!({ it: { "schema": {} } }),
         // A request that waits may ask to be told of its place meanwhile.
-        it @ "Lease" if call.id == "acquire" => json!({
+        it if matches!(call.id, "acquire" | "acquire-many") => json!({
             "application/json": { "schema": answer(it) },
             "text/event-stream": { "schema": {} },
         }),

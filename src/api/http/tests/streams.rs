@@ -252,6 +252,44 @@ async fn an_estimate_is_within_a_factor_of_two_on_steady_holds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_for_several_locks_tells_the_place_in_each_queue() {
+    let node = Node::new();
+    let (first, _) = node.take("/v1/locks/a").await;
+    let (second, _) = node.take("/v1/locks/b").await;
+    let mut before = node.wait("b").await;
+    before.expect("queued").await;
+    let body = r#"{"owner":"you","ttl_ms":30000,"wait_ms":600000,"locks":[{"name":"a"},{"name":"b"}],
+        "request_id":"8a4f31b4-5a5c-4a3a-9d50-0a54f8f8a112"}"#;
+    let mut events = node.stream("POST", "/v1/locks", body, None).await;
+    let mut places = Vec::new();
+    for _ in 0..2 {
+        let told = events.expect("queued").await.data;
+        places.push((told["lock"].to_string(), told["position"].to_string()));
+    }
+    places.sort();
+    let expected = [("\"a\"", "1"), ("\"b\"", "2")].map(|(l, p)| (l.to_owned(), p.to_owned()));
+    assert_eq!(places, expected);
+    // A repeat is told the same, under the leases of the first.
+    let mut repeat = node.stream("POST", "/v1/locks", body, None).await;
+    repeat.expect("queued").await;
+    repeat.expect("queued").await;
+    node.delete(&format!("/v1/leases/{first}")).await.ok();
+    node.delete(&format!("/v1/leases/{second}")).await.ok();
+    let lease = before.expect("granted").await.data["lease_id"].as_str().expect("an id").to_owned();
+    node.delete(&format!("/v1/leases/{lease}")).await.ok();
+    for mut stream in [events, repeat] {
+        let granted = loop {
+            let told = stream.next().await.expect("an event");
+            if told.kind == "granted" {
+                break told.data;
+            }
+        };
+        assert_eq!(granted["leases"].as_array().map(Vec::len), Some(2));
+        assert!(stream.next().await.is_none(), "it is the last event");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_and_inspections_say_why() {
     let node = Node::new();
     assert_eq!(node.get("/v1/locks/a").await.ok()["why"]["cause"], "free");
