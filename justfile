@@ -24,3 +24,7 @@ bench *arguments:
 # Fuzzes the API of a cluster from its own description, with so many examples for each call.
 fuzz-api examples="500" seed="1":
     tests/clients/fuzz.sh {{examples}} {{seed}}
+
+# Locks and releases so many names and checks that memory and disk stay flat (20 minutes for ten million).
+names count="10000000":
+    OARLOCK_NAMES={{count}} cargo test --release --locked --test it f14 -- --nocapture

@@ -7,16 +7,24 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use oarlock_client::{Client, Options};
+use oarlock_client::wire::History;
+use oarlock_client::{Client, ClientError, Options};
 use tokio::process::{Child, Command};
 
+use crate::clocks::Clocks;
 use crate::network::Network;
+use crate::workload;
 
 /// How long a node that was told to end may take.
 const END_DEADLINE: Duration = Duration::from_secs(12);
 
+/// Grants of each lock that the nodes must remember alike.
+const PAST_SHOWN: u32 = 100;
+
 pub(crate) struct Cluster {
     binary: PathBuf,
+    // Before the directory that it lives in, so that it goes first.
+    clocks: Option<Clocks>,
     dir: tempfile::TempDir,
     apis: Vec<String>,
     children: Vec<Option<Child>>,
@@ -78,7 +86,8 @@ impl Cluster {
                 .map_err(|error| failed(&error))?;
         }
         let children = (0..nodes).map(|_| None).collect();
-        let mut cluster = Self { binary: binary.to_owned(), dir, apis, children, network };
+        let clocks = network.as_ref().map(|_| Clocks::set_apart(dir.path(), nodes)).transpose()?;
+        let mut cluster = Self { binary: binary.to_owned(), clocks, dir, apis, children, network };
         (0..nodes).try_for_each(|node| cluster.launch_if_down(node))?;
         cluster.wait_ready().await?;
         Ok(cluster)
@@ -109,10 +118,12 @@ impl Cluster {
         let log =
             fs::File::options().create(true).append(true).open(log).map_err(|e| e.to_string())?;
         let mut command = match &self.network {
-            // `ip` becomes the program that it runs, so the process is the node's.
+            // Each becomes the program that it runs, so the process is the node's.
             Some(network) => {
                 let mut command = Command::new("ip");
-                command.args(network.exec(node)).arg(&self.binary);
+                let clock = self.clocks.as_ref().map(|clocks| clocks.exec(node));
+                command.args(network.exec(node)).args(clock.into_iter().flatten());
+                command.arg(&self.binary);
                 command
             }
             None => Command::new(&self.binary),
@@ -207,24 +218,44 @@ impl Cluster {
         None
     }
 
-    /// Once nothing changes any more, every node knows the same: the same applied entry, and the
-    /// same locks in a stale read of its own state.
+    /// Once nothing changes any more, every node knows the same: the same applied entry, the same
+    /// locks in a stale read of its own state, and the same past of each: who held it by which
+    /// token, how long, and how that ended (F19).
     pub(crate) async fn agrees(&self) -> Result<(), String> {
         let mut seen = Vec::new();
         for _ in 0..300 {
             seen.clear();
             for node in 0..self.nodes() {
-                let client = self.client(node);
-                let cluster = client.cluster().await.map_err(|error| error.to_string())?;
-                let locks = client.list_stale("").await.map_err(|error| error.to_string())?;
-                let locks = locks.locks.into_iter().map(|lock| (lock.lock, lock.last_token));
-                seen.push((cluster.applied_index, locks.collect::<Vec<_>>()));
+                seen.push(self.knows(node).await.map_err(|error| error.to_string())?);
             }
             if seen.windows(2).all(|pair| pair[0] == pair[1]) {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err(format!("the nodes do not come to agree: {seen:?}"))
+        let indexes: Vec<u64> = seen.iter().map(|known| known.applied_index).collect();
+        let differ =
+            seen[0].pasts.iter().find(|past| !seen.iter().all(|it| it.pasts.contains(past)));
+        Err(format!("the nodes do not come to agree: applied {indexes:?}, first past: {differ:?}"))
     }
+
+    async fn knows(&self, node: usize) -> Result<Knows, ClientError> {
+        let client = self.client(node);
+        let applied_index = client.cluster().await?.applied_index;
+        let locks = client.list_stale("").await?.locks;
+        let mut pasts = Vec::new();
+        for name in workload::names() {
+            pasts.push(client.history_stale(&name, PAST_SHOWN).await?);
+        }
+        let tokens = locks.into_iter().map(|lock| (lock.lock, lock.last_token)).collect();
+        Ok(Knows { applied_index, tokens, pasts })
+    }
+}
+
+/// What one node knows.
+#[derive(Debug, PartialEq, Eq)]
+struct Knows {
+    applied_index: u64,
+    tokens: Vec<(String, Option<u64>)>,
+    pasts: Vec<History>,
 }

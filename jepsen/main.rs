@@ -6,6 +6,7 @@
 //! replayed.
 
 mod checker;
+mod clocks;
 mod cluster;
 mod history;
 mod nemesis;

@@ -31,6 +31,15 @@ const LOOKS: u64 = 2;
 const LOCKS: u64 = 10;
 const WAIT_MS: u64 = 5_000;
 
+fn name(lock: u64) -> String {
+    format!("jepsen/{lock}")
+}
+
+/// The locks that all clients work on.
+pub(crate) fn names() -> impl Iterator<Item = String> {
+    (0..LOCKS).map(name)
+}
+
 pub(crate) struct Workload {
     stop: Arc<AtomicBool>,
     clients: JoinSet<()>,
@@ -68,7 +77,7 @@ impl Worker {
     }
 
     fn some_lock(&mut self) -> String {
-        format!("jepsen/{}", self.chance.below(LOCKS))
+        name(self.chance.below(LOCKS))
     }
 
     fn some_ttl_ms(&mut self) -> u64 {
@@ -200,7 +209,7 @@ pub(crate) async fn every_lock_is_acquirable(endpoints: &[String]) -> Result<(),
     let options = Options { endpoints: endpoints.to_vec(), deadline: Duration::from_secs(30) };
     let client = Client::new(options);
     for lock in 0..LOCKS {
-        let name = format!("jepsen/{lock}");
+        let name = name(lock);
         let last = (1 << 47) + lock;
         let request =
             AcquireRequest { wait_ms: Some(30_000), ..body(last, Mode::Exclusive, 1_000) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::bench::{Latency, Plan, Report, Workload, run as measure};
+use crate::bench::{Latency, Plan, Report, Until, Workload, run as measure};
 use crate::cli::Failure;
 use crate::cli::locks::Target;
 
@@ -20,17 +20,22 @@ enum Kind {
     Contended,
     /// Each client renews its own lease
     Renew,
+    /// Each client acquires and releases locks whose names are new
+    Names,
 }
 
 /// Closed loop: each client has one request in flight.
 #[derive(Debug, Args)]
 pub(super) struct Bench {
     /// Clients at once
-    #[arg(long, short = 'c', default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, short = 'c', default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=8192))]
     clients: u16,
     /// Measured time, at most 10 minutes
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
+    /// End after so many operations instead; all of them count
+    #[arg(long, value_name = "N", conflicts_with = "duration")]
+    operations: Option<u64>,
     /// Time before that, not counted
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     warmup: Duration,
@@ -61,15 +66,19 @@ pub(super) async fn run(target: &Target, bench: Bench) -> Result<(), Failure> {
             Kind::Pairs => Workload::Pairs,
             Kind::Contended => Workload::Contended,
             Kind::Renew => Workload::Renew,
+            Kind::Names => Workload::Names,
         },
         clients: usize::from(bench.clients),
-        warmup: bench.warmup,
-        duration: bench.duration,
+        warmup: if bench.operations.is_some() { Duration::ZERO } else { bench.warmup },
+        until: bench.operations.map_or(Until::Elapsed(bench.duration), Until::Operations),
         pids: bench.pids,
     };
-    let total = plan.duration.as_secs();
-    let progress = |second: u64| {
-        let _closed_pipe = writeln!(std::io::stderr(), "{second} of {total} s");
+    let progress = |elapsed: Duration, done: u64| {
+        let of = match bench.operations {
+            Some(total) => format!("{done} of {total}"),
+            None => format!("{} of {} s", elapsed.as_secs(), bench.duration.as_secs()),
+        };
+        let _closed_pipe = writeln!(std::io::stderr(), "{of}");
     };
     let report = measure(&plan, progress).await.map_err(Failure::unreachable)?;
     target.show(&report, text);
@@ -84,7 +93,7 @@ fn text(report: &Report) -> String {
         )
     };
     let mut text = format!(
-        "{} clients: {:.0} operations/s ({} in {} s, {} errors), fairness {:.2}\n",
+        "{} clients: {:.0} operations/s ({} in {:.1} s, {} errors), fairness {:.2}\n",
         report.clients,
         report.operations_per_s,
         report.operations,
@@ -94,6 +103,9 @@ fn text(report: &Report) -> String {
     );
     text.push_str(&line("first  ", &report.acquire));
     text.push_str(&line("release", &report.release));
+    if let Some(hand_over) = &report.hand_over {
+        text.push_str(&line("handover", hand_over));
+    }
     if let (Some(cpu), Some(memory)) = (report.cpu_s_per_10000, report.memory_mib) {
         let nodes =
             format!("nodes: {cpu:.2} CPU s for 10,000 operations, {memory:.0} MiB in all\n");

@@ -48,6 +48,13 @@ impl Client {
         self.simple(Method::GET, &path, true).await
     }
 
+    /// The newest of those who held a lock, as the node itself knows them.
+    pub async fn history_stale(&self, name: &str, limit: u32) -> Result<History, ClientError> {
+        let name = utf8_percent_encode(name, PATH);
+        let path = format!("/v1/history/{name}?limit={limit}&consistency=stale");
+        self.simple(Method::GET, &path, true).await
+    }
+
     /// The grant with a token, held or ended.
     pub async fn grant_of_token(&self, token: u64) -> Result<PastGrant, ClientError> {
         self.simple(Method::GET, &format!("/v1/history?token={token}"), true).await

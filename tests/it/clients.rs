@@ -47,7 +47,7 @@ fn every_node_answers_and_a_waiter_gets_the_lock_when_it_is_released() {
 }
 
 #[test]
-fn of_a_thousand_acquires_at_once_exactly_one_holds() {
+fn f6_of_a_thousand_acquires_at_once_exactly_one_holds() {
     let cluster = Cluster::start();
     let (threads, each) = (50, 20);
     let start = Barrier::new(threads);
@@ -73,7 +73,7 @@ fn of_a_thousand_acquires_at_once_exactly_one_holds() {
 }
 
 #[test]
-fn a_request_repeated_after_every_kind_of_cut_has_one_token() {
+fn f10_a_request_repeated_after_every_kind_of_cut_has_one_token() {
     let mut cluster = Cluster::start();
     let id = "7f2c1d8e-0b1a-4c7d-9e55-1a2b3c4d5e6f";
     let body = format!(r#"{{"owner":"me","ttl_ms":600000,"request_id":"{id}"}}"#);

@@ -21,6 +21,8 @@ pub(crate) struct Node {
 pub(crate) struct Cluster {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) nodes: Vec<Node>,
+    /// How far the clock of each node is ahead of the one before it.
+    hours_apart: u64,
 }
 
 /// Waits until the condition holds.
@@ -49,6 +51,11 @@ impl Cluster {
 
     /// Three nodes with further settings.
     pub(crate) fn with(settings: &str) -> Self {
+        Self::with_clocks_apart(0, settings)
+    }
+
+    /// Three nodes in time namespaces of their own; needs root.
+    pub(crate) fn with_clocks_apart(hours_apart: u64, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ports = free_ports(6);
         let members: Vec<String> = (0..3)
@@ -70,7 +77,7 @@ impl Cluster {
             fs::write(dir.path().join(format!("node{id}.toml")), text).expect("a config");
             nodes.push(Node { id, api: format!("127.0.0.1:{api}"), child: None });
         }
-        let mut cluster = Self { dir, nodes };
+        let mut cluster = Self { dir, nodes, hours_apart };
         (1..=3).for_each(|id| cluster.restart(id));
         (1..=3).for_each(|id| cluster.wait_ready(id));
         cluster
@@ -88,7 +95,8 @@ impl Cluster {
     pub(crate) fn restart(&mut self, id: u64) {
         let path = self.dir.path().join(format!("node{id}.log"));
         let log = fs::File::options().create(true).append(true).open(path).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_oarlock"))
+        let child = self
+            .program(id)
             .args(["serve", "--config"])
             .arg(self.dir.path().join(format!("node{id}.toml")))
             .stdin(Stdio::null())
@@ -97,6 +105,23 @@ impl Cluster {
             .spawn()
             .expect("the node starts");
         self.nodes[id as usize - 1].child = Some(child);
+    }
+
+    fn program(&self, id: u64) -> Command {
+        let binary = env!("CARGO_BIN_EXE_oarlock");
+        if self.hours_apart == 0 {
+            return Command::new(binary);
+        }
+        let ahead_s = (self.hours_apart * 3600 * (id - 1)).to_string();
+        let mut command = Command::new("unshare");
+        // The node is a child of `unshare` and ends with it.
+        command.args(["--time", "--monotonic", &ahead_s, "--boottime", &ahead_s]);
+        command.args(["--fork", "--kill-child", "--", binary]);
+        command
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().filter_map(|node| node.child.as_ref()).map(Child::id).collect()
     }
 
     pub(crate) fn log(&self, id: u64) -> String {
@@ -109,10 +134,14 @@ impl Cluster {
         });
     }
 
-    /// Sends a signal by name, such as `-9` or `-STOP`.
+    /// Sends a signal by name, such as `-9` or `-STOP`, to the node itself: where it lives in a
+    /// namespace of its own it is the child of the process that was started.
     pub(crate) fn signal(&self, id: u64, signal: &str) {
-        let child = self.nodes[id as usize - 1].child.as_ref().expect("it runs");
-        let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        let child = self.nodes[id as usize - 1].child.as_ref().expect("it runs").id();
+        let children = fs::read_to_string(format!("/proc/{child}/task/{child}/children"));
+        let node = children.expect("its children").trim().to_owned();
+        let node = if node.is_empty() { child.to_string() } else { node };
+        let status = Command::new("kill").args([signal, &node]).status();
         assert!(status.expect("kill runs").success());
     }
 

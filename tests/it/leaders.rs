@@ -60,7 +60,7 @@ fn a_leader_that_hung_answers_no_read_from_its_old_state() {
 }
 
 #[test]
-fn twenty_leader_changes_lose_no_live_lock_and_free_the_dead_one() {
+fn f9_twenty_leader_changes_lose_no_live_lock_and_free_the_dead_one() {
     let cluster = Cluster::start();
     let live = cluster.acquire("live", r#"{"owner":"alive","ttl_ms":5000}"#);
     let dead = cluster.acquire("dead", r#"{"owner":"gone","ttl_ms":20000}"#);

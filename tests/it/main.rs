@@ -11,12 +11,14 @@
 mod api_docs;
 mod cli;
 mod clients;
+mod clocks;
 mod cluster;
 mod dev;
 mod disks;
 mod http;
 mod kills;
 mod leaders;
+mod names;
 mod peers;
 mod pipelines;
 mod streams;

@@ -1,0 +1,76 @@
+//! Names that come and go leave nothing behind (F14).
+//!
+//! `OARLOCK_NAMES` says how many; the short form shows the harness, ten million show the claim:
+//! `OARLOCK_NAMES=10000000 cargo test --release --test it f14 -- --nocapture`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, eventually};
+
+const NAMES: u64 = 20_000;
+const PARTS: u64 = 10;
+/// After so many parts everything that is bounded has reached its bound.
+const FULL_AFTER: usize = 3;
+const MIB: u64 = 1024 * 1024;
+
+#[derive(Debug, Clone, Copy)]
+struct Footprint {
+    memory_mib: u64,
+    disk_mib: u64,
+}
+
+fn bytes_on_disk(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else {
+        // A file, or one that was purged just now.
+        return fs::metadata(path)
+            .map_or(0, |data| std::os::unix::fs::MetadataExt::blocks(&data) * 512);
+    };
+    entries.filter_map(Result::ok).map(|entry| bytes_on_disk(&entry.path())).sum()
+}
+
+/// Takes and releases so many locks with new names; what the nodes then need.
+fn part(cluster: &Cluster, names: u64) -> Footprint {
+    let endpoints: Vec<&str> = cluster.nodes.iter().map(|node| node.api.as_str()).collect();
+    let pids: Vec<String> = cluster.pids().iter().map(u32::to_string).collect();
+    let output = Command::new(env!("CARGO_BIN_EXE_oarlock"))
+        .args(["bench", "--workload", "names", "--clients", "64", "--leader-only"])
+        .args(["--operations", &names.to_string(), "--pids", &pids.join(",")])
+        .args(["--endpoint", &endpoints.join(","), "--output", "json"])
+        .output()
+        .expect("it runs");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!((&report["operations"], &report["errors"]), (&names.into(), &0.into()));
+    let memory_mib = report["memory_mib"].as_f64().expect("a size") as u64;
+    let disk_mib = (1..=3).map(|id| bytes_on_disk(&cluster.data(id))).sum::<u64>() / MIB;
+    Footprint { memory_mib, disk_mib }
+}
+
+#[test]
+fn f14_names_that_were_used_once_leave_no_trace_in_memory_or_on_disk() {
+    let names: u64 =
+        std::env::var("OARLOCK_NAMES").map_or(NAMES, |text| text.parse().expect("a number"));
+    let cluster = Cluster::with("worker_threads = 1\n");
+    let before = cluster.acquire("again", r#"{"owner":"me","ttl_ms":60000}"#);
+    cluster.insist("DELETE", &format!("/v1/leases/{}", before.text("lease_id")), "");
+    let mut footprints = Vec::new();
+    for number in 1..=PARTS {
+        let footprint = part(&cluster, names / PARTS);
+        eprintln!("{} names: {footprint:?} of three nodes", number * names / PARTS);
+        footprints.push(footprint);
+    }
+    let (full, last) = (footprints[FULL_AFTER - 1], footprints[footprints.len() - 1]);
+    // Flat, but for what the allocator and the last segments make of it.
+    let flat = |full: u64, last: u64| last <= full + full / 4 + 96;
+    assert!(flat(full.memory_mib, last.memory_mib), "memory grew: {footprints:?}");
+    assert!(flat(full.disk_mib, last.disk_mib), "the disk filled: {footprints:?}");
+    eventually("no lock is left", || {
+        let page = cluster.get(1, "/v1/locks?limit=1").ok()?;
+        page.body["locks"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    let after = cluster.acquire("again", r#"{"owner":"me","ttl_ms":60000}"#);
+    assert_eq!(after.number("token"), before.number("token") + PARTS * (names / PARTS) + 1);
+}
