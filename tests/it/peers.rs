@@ -43,6 +43,16 @@ fn f7_a_lock_is_not_released_by_a_get_or_by_a_stranger() {
     assert_eq!(cluster.insist("DELETE", unknown, "").status, 404);
     let look = cluster.insist("GET", "/v1/locks/mine", "");
     assert_eq!(look.body["holders"][0]["owner"], "me");
+    // Who may not prove to be the holder takes it by force, says why, and that is on record.
+    let force = format!("/v1/locks/mine?token={}&reason=the+job+hung", held.number("token"));
+    assert_eq!(cluster.insist("DELETE", &force.replace('+', "%20"), "").status, 200);
+    let told = (1..=3).any(|id| {
+        let audited = |line: &str| line.contains("force release") && line.contains("the job hung");
+        cluster.log(id).lines().any(audited)
+    });
+    assert!(told, "no log tells of it");
+    let past = cluster.insist("GET", "/v1/history/mine", "");
+    assert_eq!(past.body["grants"][0]["reason"], "the job hung");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod bad_input;
 mod calls;
 mod connections;
 mod many;
+mod metrics;
 mod openapi;
 mod records;
 mod streams;
