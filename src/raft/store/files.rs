@@ -1,5 +1,5 @@
-//! The file layer under the log, small enough to be replaced: everything that decides durability
-//! is one of these calls, so a test can fail or crash at each of them.
+//! The file layer under the log and the snapshots, small enough to be replaced: everything that
+//! decides durability is one of these calls, so a test can fail or crash at each of them.
 //!
 //! The real one is [`Disk`]. `memory::MemoryFiles`, for tests, keeps what is synced apart from what is not.
 
@@ -30,12 +30,32 @@ pub trait Files: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Arc<dyn FileHandle>>;
-    /// Creates a file of `size` zero bytes, durable with its name. It must not exist.
-    fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn FileHandle>>;
+    /// Creates an empty file, which must not exist; its name is durable with the next
+    /// [`Files::sync_dir`].
+    fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>>;
+    /// Gives a file another name, in place of the one that had it; durable with the next
+    /// [`Files::sync_dir`].
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file; durable with the next [`Files::sync_dir`].
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes names durable.
     fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// Creates a file of `size` zero bytes, durable with its name. It must not exist.
+pub fn preallocate(files: &dyn Files, name: &str, size: u64) -> io::Result<Arc<dyn FileHandle>> {
+    let file = files.create(name)?;
+    // Real zeros, not a hole: a later sync then has no blocks to allocate.
+    let zeros = vec![0; usize::try_from(size.min(1 << 20)).unwrap_or(0)];
+    let mut offset = 0;
+    while offset < size {
+        let part = (size - offset).min(zeros.len() as u64);
+        file.write_at(&zeros[..usize::try_from(part).unwrap_or(0)], offset)?;
+        offset += part;
+    }
+    file.sync()?;
+    files.sync_dir()?;
+    Ok(file)
 }
 
 /// Files of a real directory.
@@ -87,20 +107,14 @@ impl Files for Disk {
         Ok(Arc::new(file))
     }
 
-    fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn FileHandle>> {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>> {
         let path = self.dir.join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        // Real zeros, not a hole: a later sync then has no blocks to allocate.
-        let zeros = vec![0; 1 << 20];
-        let mut offset = 0;
-        while offset < size {
-            let part = (size - offset).min(zeros.len() as u64);
-            file.write_all_at(&zeros[..usize::try_from(part).unwrap_or(0)], offset)?;
-            offset += part;
-        }
-        file.sync_all()?;
-        self.sync_dir()?;
         Ok(Arc::new(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.dir.join(from), self.dir.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
