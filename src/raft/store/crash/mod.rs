@@ -10,8 +10,11 @@
 //! says how to run the long form.
 
 mod disk;
+mod flips;
 mod log;
 mod oracle;
 mod recorder;
 mod script;
 mod settings;
+mod snapshots;
+mod sweep;

@@ -73,3 +73,8 @@ pub(super) fn seed() -> usize {
 pub(super) fn stride() -> usize {
     number("OARLOCK_CRASH_STRIDE", 16).max(1)
 }
+
+/// How many bits are flipped besides those of heads and headers.
+pub(super) fn flips() -> usize {
+    number("OARLOCK_FLIPS", 400)
+}
