@@ -1,8 +1,8 @@
 //! Single flipped bits in a log: what was acknowledged is there exactly, or the log is refused in a
 //! sentence and left as it was. Never is it a little different.
 //!
-//! The one exception is the last group of the last segment, because no later record vouches for
-//! it: damage there looks like a write that was torn.
+//! The one exception is a last group without its witness, as a power cut may leave it: damage there
+//! looks like a write that was torn.
 
 use super::disk::{Moment, Survival};
 use super::log::Log;
@@ -81,7 +81,7 @@ struct Flips {
 }
 
 impl Flips {
-    /// The image of a script that was cut with all of it on the disk, or closed.
+    /// The image of a script: closed, or cut when all of it was on the disk but the last witness.
     fn of(script: Script, closed: bool) -> Self {
         let trace = record(&script);
         let steps = script.steps.len();
@@ -122,6 +122,9 @@ impl Flips {
             self.log.oracle.judge(self.vouched, &found)?;
             verdicts.excused += 1;
         }
+        if bit % 8 != 0 {
+            return Ok(());
+        }
         // The first start has repaired what it took for torn; the second finds the same and goes on.
         let go_on = |again: &Contents| {
             if again == &found {
@@ -152,6 +155,7 @@ fn a_flipped_bit_is_recovered_from_exactly_or_refused() {
             let verdicts = Flips::of(script.clone(), closed).run();
             eprintln!("{name}, closed {closed}: {verdicts:?}");
             assert!(verdicts.exact > 0 && verdicts.refused > 0, "{verdicts:?}");
+            assert_eq!(verdicts.excused > 0, !closed, "{name}: {verdicts:?}");
         }
     }
 }

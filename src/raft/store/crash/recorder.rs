@@ -76,6 +76,7 @@ impl Content {
     pub(super) fn apply(&mut self, call: &Call) {
         match call {
             Call::Create { file, name } => {
+                self.files.entry(*file).or_default();
                 self.names.insert(name.clone(), *file);
             }
             Call::Write { file, offset, bytes } => self.write(*file, *offset, bytes),
@@ -118,6 +119,30 @@ impl Recorder {
     pub(super) fn new(start: Image) -> Self {
         let content = Content::of(&start);
         let trace = Trace { start, ..Trace::default() };
+        Self(Arc::new(Mutex::new(State { content, trace })))
+    }
+
+    /// The process was killed after `count` calls of a trace and the machine was not: everything is
+    /// seen, and what was not synced may still be lost. If a sync failed next, it will be: the
+    /// system takes the writes it was to save for saved, and no later sync saves them.
+    pub(super) fn killed(trace: &Trace, count: usize, sync_failed: bool) -> Self {
+        let mut content = Content::of(&trace.start);
+        trace.calls[..count].iter().for_each(|call| content.apply(call));
+        let failed = trace.calls.get(count).filter(|_| sync_failed);
+        let mut calls = Vec::new();
+        for call in trace.calls[..count].iter().rev() {
+            let synced = |later: &Call| {
+                matches!((later, call),
+                (Call::Sync { file }, Call::Write { file: written, .. }) if file == written)
+            };
+            let lost = failed.is_some_and(synced) && !calls.iter().any(synced);
+            if !lost {
+                calls.push(call.clone());
+            }
+        }
+        calls.reverse();
+        let progress = vec![Progress::default(); calls.len()];
+        let trace = Trace { start: trace.start.clone(), calls, progress, ..Trace::default() };
         Self(Arc::new(Mutex::new(State { content, trace })))
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Script {
     pub(super) preparation: Preparation,
     /// So many steps are queued before the writer gets its turn.
     pub(super) group: usize,
+    /// Whether some groups follow at once on the one before.
+    busy: bool,
     /// After so many steps the log is closed and opened again.
     restart_after: usize,
     pub(super) steps: Vec<Step>,
@@ -37,14 +39,15 @@ pub(super) fn record(script: &Script) -> Trace {
         recorder.submitted(number);
         log.submit(number, step).expect("the step follows the one before");
         if number % script.group == 0 || number == script.restart_after {
-            log.write_group(|number| recorder.acknowledged(number)).expect("no disk fails");
+            let busy = script.busy && number % 2 == 0;
+            log.write_group(busy, |number| recorder.acknowledged(number)).expect("no disk fails");
         }
         if number == script.restart_after {
             log.close().expect("no disk fails");
             log = script.open(&recorder).expect("it opens again");
         }
     }
-    log.write_group(|number| recorder.acknowledged(number)).expect("no disk fails");
+    log.write_group(false, |number| recorder.acknowledged(number)).expect("no disk fails");
     log.close().expect("no disk fails");
     recorder.trace()
 }
@@ -61,6 +64,7 @@ impl Script {
             options: LogOptions { segment_bytes, cache_bytes: 300 },
             preparation: Preparation::Early,
             group,
+            busy: false,
             restart_after: steps.len() * 2 / 3,
             steps,
         }
@@ -73,7 +77,8 @@ impl Script {
 
     /// Several steps in one write, the next segment made at the last moment.
     pub(super) fn in_groups() -> Self {
-        Self { preparation: Preparation::Late, ..Self::new("in-groups", 2048, 4, written(3)) }
+        let script = Self::new("in-groups", 2048, 4, written(3));
+        Self { preparation: Preparation::Late, busy: true, ..script }
     }
 
     /// Writes of many sectors and some pages.
@@ -91,7 +96,8 @@ impl Script {
         let late = random.below(2) == 1;
         let preparation = if late { Preparation::Late } else { Preparation::Early };
         let name = format!("random-{seed}");
-        Self { preparation, ..Self::new(&name, segment_bytes as u64, group, steps) }
+        let busy = random.below(2) == 1;
+        Self { preparation, busy, ..Self::new(&name, segment_bytes as u64, group, steps) }
     }
 
     /// The script of that name.

@@ -182,24 +182,23 @@ impl Subject for Script {
         recorder.trace()
     }
 
-    fn recover(&self, progress: Progress, image: Image) -> Result<(Vec<usize>, Trace), String> {
-        let recorder = Recorder::new(image);
+    fn recover(&self, progress: Progress, disk: &Recorder) -> Result<Vec<usize>, String> {
         let kept = self.completed(progress.acknowledged.unwrap_or(0));
         let possible = self.completed(progress.submitted);
         // The log may have been purged up to what was acknowledged.
-        let snapshots = open(&recorder, kept.last().map(|number| position(*number)))?;
-        self.judge(&recorder, snapshots.current().as_ref(), (&kept, &possible))?;
-        let names = recorder.list().map_err(text)?;
+        let snapshots = open(disk, kept.last().map(|number| position(*number)))?;
+        self.judge(disk, snapshots.current().as_ref(), (&kept, &possible))?;
+        let names = disk.list().map_err(text)?;
         let is_there = |number: &usize| {
             let LogId { leader_id, index } = position(*number);
             names.contains(&format!("snapshot-{}-{index}.osnap", leader_id.term))
         };
         let found = possible.into_iter().filter(is_there).collect();
-        recorder.acknowledged(0);
-        recorder.submitted(1);
+        disk.acknowledged(0);
+        disk.submitted(1);
         self.step(&snapshots, later(self), Way::Received)?;
-        recorder.acknowledged(1);
-        Ok((found, recorder.trace()))
+        disk.acknowledged(1);
+        Ok(found)
     }
 
     fn recover_again(

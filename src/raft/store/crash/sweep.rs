@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::disk::{Moment, Survival};
-use super::recorder::{Image, Progress, Trace};
+use super::recorder::{Call, Image, Progress, Recorder, Trace};
 use super::settings::{self, Place};
 
 /// A store and the script it runs.
@@ -16,9 +16,9 @@ pub(super) trait Subject {
     /// Runs the script on an empty disk that never fails.
     fn record(&self) -> Trace;
 
-    /// Recovers from the first cut, judges what is found, goes on. The progress in the trace it
-    /// answers counts as acknowledged from when the store was open.
-    fn recover(&self, progress: Progress, image: Image) -> Result<(Self::Second, Trace), String>;
+    /// Recovers from the first cut, judges what is found, goes on. The progress it notes on the
+    /// disk begins when the store is open.
+    fn recover(&self, progress: Progress, disk: &Recorder) -> Result<Self::Second, String>;
 
     /// Recovers from a second cut; `progress` is none if the first recovery was not yet done, and
     /// then whatever was allowed before still is.
@@ -51,38 +51,59 @@ pub(super) fn run(subject: &impl Subject) {
     for at in 0..=trace.calls.len() {
         let moment = Moment::after(&trace, at);
         let progress = trace.progress_after(at);
-        for (number, survival, image) in moment.images() {
+        let images = moment.images().map(|(number, survival, image)| {
+            (number, format!("{survival:?}"), Recorder::new(image), 0)
+        });
+        for (number, what, disk, from) in images.chain(kills(&trace, at, &moment)) {
             let place = Place::first(subject.name(), (at, number));
             if only.as_ref().is_some_and(|only| !only.begins_with(&place)) {
                 continue;
             }
             count.cuts += 1;
             let deep = only.is_some() || count.cuts.is_multiple_of(settings::stride());
-            let judged = subject.recover(progress, image).map_err(|why| {
-                format!("{survival:?} after {at} calls: {why}\n  {}", place.command())
+            let judged = subject.recover(progress, &disk);
+            let judged = judged.map_err(|why| format!("{why}\n  {}", place.command()));
+            let again = judged.and_then(|second| {
+                let trace = disk.trace();
+                cut_again(subject, progress, (&second, &trace, from), &place, deep)
             });
-            let again = judged.and_then(|(second, trace)| {
-                cut_again(subject, progress, (&second, &trace), &place, deep)
-            });
-            count.second_cuts += again.unwrap_or_else(|why| panic!("{}: {why}", subject.name()));
+            count.second_cuts += again
+                .unwrap_or_else(|why| panic!("{}, {what} after {at} calls: {why}", subject.name()));
         }
     }
     // Straight to the terminal, so that a run of hours shows where it is.
     let _no_terminal = writeln!(std::io::stderr(), "{}: {count:?}", subject.name());
 }
 
+/// The machine goes on and only the process ends, by a kill or by a failed sync; numbered behind
+/// the survivals. Answers from which call on a second cut is to be tried.
+fn kills(
+    trace: &Trace,
+    at: usize,
+    moment: &Moment<'_>,
+) -> impl Iterator<Item = (usize, String, Recorder, usize)> {
+    let first = moment.survivals().len();
+    let fails = matches!(trace.calls.get(at), Some(Call::Sync { .. }));
+    let failures = if fails { &[false, true][..] } else { &[false] };
+    failures.iter().zip(first..).map(move |(sync_failed, number)| {
+        let disk = Recorder::killed(trace, at, *sync_failed);
+        let from = disk.trace().calls.len();
+        (number, format!("killed, sync failed: {sync_failed}"), disk, from)
+    })
+}
+
 fn cut_again<S: Subject>(
     subject: &S,
     before: Progress,
-    (second, trace): (&S::Second, &Trace),
+    (second, trace, from): (&S::Second, &Trace, usize),
     place: &Place,
     deep: bool,
 ) -> Result<usize, String> {
     let only = settings::only().filter(|only| only.cuts.len() > place.cuts.len());
     let mut count = 0;
     let end = trace.calls.len();
-    let opened = (0..=end).find(|at| trace.progress_after(*at).acknowledged.is_some());
-    for at in (0..=end).filter(|at| deep || *at == end || Some(*at) == opened) {
+    let opened = (from..=end).find(|at| trace.progress_after(*at).acknowledged.is_some());
+    for at in (from..=end).filter(|at| deep || *at == end || Some(*at) == opened) {
         let progress = trace.progress_after(at);
         let progress = progress.acknowledged.is_some().then_some(progress);
         for (number, survival, image) in Moment::after(trace, at).images() {

@@ -80,6 +80,7 @@ impl DrivenLog {
     ) -> io::Result<Self> {
         let (observe, fatal) = (Box::new(|_, _| {}), Arc::new(|_: &str| {}));
         let (shared, writer) = parts(files, options, observe, fatal, preparation.as_prepare())?;
+        writer.witness()?;
         let closer = Closer { shared: Arc::clone(&shared), writer: None };
         let store = LogStore { shared, _closer: Arc::new(closer) };
         Ok(Self { store, writer, waiting: Vec::new() })
@@ -107,9 +108,10 @@ impl DrivenLog {
     }
 
     /// Writes what is queued as one group and says which steps were told that they are durable,
-    /// before it goes on to remove what is purged.
+    /// before it goes on to remove what is purged. A busy writer leaves no witness.
     pub(in crate::raft::store) fn write_group(
         &mut self,
+        busy: bool,
         mut told: impl FnMut(usize),
     ) -> io::Result<()> {
         if self.store.shared.state().queue.is_empty() {
@@ -123,7 +125,8 @@ impl DrivenLog {
                 told(number);
             }
         }
-        self.writer.forget_purged()
+        self.writer.forget_purged()?;
+        if busy { Ok(()) } else { self.writer.witness() }
     }
 
     /// Closes it as the last handle of a real one does: what is left is written.
@@ -133,6 +136,7 @@ impl DrivenLog {
             self.writer.commit(group).map_err(|(why, _)| io::Error::other(why))?;
             self.writer.forget_purged()?;
         }
+        self.writer.witness()?;
         self.writer.end();
         Ok(())
     }

@@ -101,11 +101,14 @@ impl Writer {
 
     /// Returns the first error with the operations it hit, or nothing when the store was closed.
     fn write_groups(&mut self) -> Option<(String, Vec<Operation>)> {
+        if let Err(error) = self.witness() {
+            return Some((error.to_string(), Vec::new()));
+        }
         while let Some(operations) = self.next_group() {
             if let Err(failure) = self.commit(operations) {
                 return Some(failure);
             }
-            if let Err(error) = self.forget_purged() {
+            if let Err(error) = self.forget_purged().and_then(|()| self.witness()) {
                 return Some((error.to_string(), Vec::new()));
             }
         }
@@ -127,8 +130,24 @@ impl Writer {
         Ok(())
     }
 
-    /// Whoever opens the directory next must not meet a file that is still being made.
+    /// Leaves a witness behind the last group if no other one follows at once. It costs no sync:
+    /// the page it lies on is the first of the next group.
+    pub(super) fn witness(&self) -> io::Result<()> {
+        if self.sealed || !self.shared.state().queue.is_empty() {
+            return Ok(());
+        }
+        let Some(segment) = self.segments.back() else { return Ok(()) };
+        let mut bytes = Vec::new();
+        Record::witness().write(segment.sequence, self.offset, self.offset, &mut bytes);
+        segment.file.write_at(&bytes, self.offset)
+    }
+
+    /// Makes the witness durable. And whoever opens the directory next must not meet a file that is
+    /// still being made.
     pub(super) fn end(&mut self) {
+        if let Some(segment) = self.segments.back() {
+            let _nothing_acknowledged_depends_on_it = segment.file.sync();
+        }
         if let Prepared::Underway(wait) = std::mem::replace(&mut self.prepared, Prepared::Nothing) {
             let _unused_and_checked_at_the_next_start = wait();
         }
