@@ -16,7 +16,7 @@ use std::time::Instant;
 use oarlock_core::image::{Row, RowKey};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::store::codec::{self, FRAME_BYTES};
+use crate::raft::store::codec::{self, CodecError, FRAME_BYTES};
 use crate::raft::store::files::{FileHandle, Files};
 use crate::raft::store::view::row_hash;
 use crate::raft::types::SnapshotMeta;
@@ -62,6 +62,12 @@ struct Trailer {
 
 fn bad(what: impl fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot cannot be used: {what}"))
+}
+
+/// Not damage: a later build can use the file, so it must stay where it is.
+fn newer(what: impl fmt::Display) -> io::Error {
+    let why = format!("the snapshot was written by a newer oarlock ({what}): upgrade this node");
+    io::Error::new(io::ErrorKind::Unsupported, why)
 }
 
 /// Writes one snapshot file under a temporary name; dropped unfinished, the file goes.
@@ -286,7 +292,7 @@ impl<'a> Reader<'a> {
         }
         let header: Header = codec::decode(&payload)?;
         if header.format != FORMAT {
-            return Err(bad(format!("format {} is not known: upgrade this node", header.format)));
+            return Err(newer(format!("format {} is not known", header.format)));
         }
         let offset = (payload.len() + FRAME_BYTES) as u64;
         let (at, rows, sum) = (0, 0, 0);
@@ -356,7 +362,12 @@ fn read_frame(
     }
     let mut bytes = vec![0; length + FRAME_BYTES];
     file.read_at(&mut bytes, offset)?;
-    let frame = codec::parse(&bytes, seed).map_err(|error| bad(format!("at {offset}: {error}")))?;
+    let frame = codec::parse(&bytes, seed).map_err(|error| match error {
+        CodecError::Version(version) => newer(format!("format {version} is not known")),
+        CodecError::Short | CodecError::Checksum | CodecError::Payload(_) => {
+            bad(format!("at {offset}: {error}"))
+        }
+    })?;
     let (kind, checksum) = (frame.kind, frame.checksum);
     bytes.truncate(bytes.len() - 4);
     bytes.drain(..6);

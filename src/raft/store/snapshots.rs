@@ -38,7 +38,8 @@ impl Snapshots {
     /// Verifies what is there. The newest good snapshot counts, if the log goes on from it.
     ///
     /// `last_purged` is the newest entry that the log no longer has: an older snapshot leaves a
-    /// gap. Damaged files are renamed, with an error in the log.
+    /// gap. Damaged files are renamed, with an error in the log; one that cannot be read, or was
+    /// written by a newer build, ends the start instead.
     pub fn open_in(
         files: Arc<dyn Files>,
         cluster_id: u128,
@@ -52,6 +53,9 @@ impl Snapshots {
         for name in snapshots.names(".osnap")? {
             let file = match SnapshotFile::open(&*snapshots.files, &name, cluster_id) {
                 Ok(file) => file,
+                Err(error) if !is_damage(&error) => {
+                    return Err(io::Error::new(error.kind(), format!("{name}: {error}")));
+                }
                 Err(error) => {
                     tracing::error!(%error, name, "a snapshot is damaged and set aside; trying the one before");
                     snapshots.files.rename(&name, &format!("{name}.bad"))?;
@@ -124,6 +128,12 @@ impl Snapshots {
     fn sync(&self) -> io::Result<()> {
         self.files.sync_dir()
     }
+}
+
+/// Whether the file was read and is not what was written. Anything else (a disk that does not read,
+/// too many open files, a newer format) says nothing against the file.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// Term and index in the name of a snapshot; zeros for any other name.

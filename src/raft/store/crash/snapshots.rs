@@ -3,14 +3,15 @@
 //! What counts is what a node starts from: the newest snapshot that was acknowledged or a later
 //! one, byte for byte; the one before it is kept; a cut never leaves a damaged file behind.
 
+use std::io;
 use std::sync::Arc;
 
 use super::recorder::{Image, Progress, Recorder, Trace};
 use super::script::id;
 use super::settings;
 use super::sweep::{Subject, run};
-use crate::raft::store::files::Files;
 use crate::raft::store::files::memory::Random;
+use crate::raft::store::files::{FileHandle, Files};
 use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::types::{LogId, SnapshotMeta, StoredMembership};
@@ -264,4 +265,52 @@ fn a_flipped_bit_in_a_snapshot_makes_the_one_before_it_count() {
         assert_eq!(Ok(content(&current).expect("readable")), original(1, script.bytes));
         assert!(recorder.image().contains_key(&format!("{newest}.bad")), "it is kept");
     }
+}
+
+/// A directory whose files cannot be opened.
+struct Unreadable(Recorder);
+
+impl Files for Unreadable {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+    fn open(&self, _name: &str) -> io::Result<Arc<dyn FileHandle>> {
+        Err(io::Error::other("the disk does not read"))
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>> {
+        self.0.create(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.0.sync_dir()
+    }
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_now_is_not_set_aside() {
+    let script = Script::usual();
+    let recorder = Recorder::default();
+    let snapshots = open(&recorder, None).expect("it opens");
+    script.step(&snapshots, 1, Way::Built).expect("no disk fails");
+    let whole = recorder.image();
+    let files = Arc::new(Unreadable(recorder.clone()));
+    let error = Snapshots::open_in(files, CLUSTER, None).err().expect("it is refused");
+    assert!(error.to_string().contains("the disk does not read"), "{error}");
+    assert_eq!(recorder.image(), whole);
+
+    let mut image = whole.clone();
+    let bytes = image.values_mut().next().expect("a file");
+    let end = 6 + usize::from(bytes[2]);
+    bytes[0] = 2;
+    let checksum = crc32c::crc32c_append(0x4f53_4e41, &bytes[..end]);
+    bytes[end..end + 4].copy_from_slice(&checksum.to_le_bytes());
+    let recorder = Recorder::new(image.clone());
+    let error = open(&recorder, None).err().expect("it is refused");
+    assert!(error.contains("upgrade this node"), "{error}");
+    assert_eq!(recorder.image(), image, "the newer build finds it again");
 }
