@@ -66,10 +66,7 @@ pub struct Disk {
 impl Disk {
     /// Opens the directory, creating it if need be.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        if let Some(parent) = dir.parent() {
-            File::open(parent)?.sync_all()?;
-        }
+        create_dir(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
 }
@@ -126,6 +123,34 @@ impl Files for Disk {
     }
 }
 
+/// Creates a directory, and those above it that are missing, so that their names are durable: what
+/// is synced inside would be lost with the name of any of them.
+pub fn create_dir(dir: &Path) -> io::Result<()> {
+    let parents = unsynced_parents(dir);
+    std::fs::create_dir_all(dir)?;
+    parents.iter().try_for_each(|parent| match File::open(parent) {
+        Ok(parent) => parent.sync_all(),
+        // Somebody else's directory, and so was the making of ours.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    })
+}
+
+/// The directories whose entries must be synced once `dir` is created: the parent of each that is
+/// missing, and that of `dir`, which an earlier process may have created and not synced.
+fn unsynced_parents(dir: &Path) -> Vec<PathBuf> {
+    let mut parents = Vec::new();
+    for child in dir.ancestors() {
+        let Some(parent) = child.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        parents.push(parent.to_owned());
+        if parent.exists() {
+            break;
+        }
+    }
+    parents
+}
+
 /// The lock of a data directory; released when dropped, also by a crash.
 pub struct DirectoryLock {
     _file: File,
@@ -134,7 +159,7 @@ pub struct DirectoryLock {
 impl DirectoryLock {
     /// Takes the lock, or says that another process has it.
     pub fn take(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        create_dir(dir)?;
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
         match file.try_lock() {
@@ -161,5 +186,20 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match path.parent() {
         Some(dir) => File::open(dir)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_every_directory_on_the_way_is_synced() {
+        let base = tempfile::tempdir().expect("directory");
+        let at = |path: &str| base.path().join(path);
+        assert_eq!(unsynced_parents(&at("a/b/c")), [at("a/b"), at("a"), base.path().into()]);
+        create_dir(&at("a/b/c")).expect("it is created");
+        assert_eq!(unsynced_parents(&at("a/b/c")), [at("a/b")], "an earlier process may not have");
+        assert_eq!(unsynced_parents(Path::new("a-relative-one")), [Path::new(".")]);
     }
 }
