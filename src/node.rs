@@ -15,6 +15,7 @@ use crate::api::http;
 use crate::config::Config;
 use crate::observe::metrics::Metrics;
 use crate::raft::birth::{self, random_u128};
+use crate::raft::clock;
 use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::settings::{self, Timing};
 use crate::raft::store::files::{DirectoryLock, Disk};
@@ -104,7 +105,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     let ids = Box::new(random_u128);
     let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
     wire(&handlers, &machine, &service, &replicator, (raft.clone(), Arc::clone(&snapshots)));
-    raft.run();
+    settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
     tasks.spawn(Arc::clone(&replicator).run());
     tasks.spawn({
@@ -146,6 +147,7 @@ fn replicator(
         election_timeout_min: Duration::from_millis(config.election_timeout_min_ms),
         election_timeout_max: Duration::from_millis(config.election_timeout_max_ms),
         disk_is_low: Box::new(move || reserve.state() == DiskState::Low),
+        wall_ms: clock::wall_ms,
         observe_commit: Box::new(move |took, commands| metrics.commit(took, commands)),
     })
 }
@@ -216,6 +218,11 @@ impl Store {
     }
 }
 
+/// For the jitter of elections.
+fn random_seed() -> u64 {
+    u64::try_from(random_u128() >> 64).unwrap_or_default()
+}
+
 struct Started {
     raft: RaftHandle,
     machine: MachineHandle,
@@ -242,7 +249,7 @@ async fn start_raft(
     let opened = opening.await.map_err(|error| NodeError(format!("open the state: {error}")))?;
     let (machine, handle) = opened.map_err(because("open the state"))?;
     let raft = settings::build(
-        config.node_id,
+        (config.node_id, random_seed()),
         Timing {
             heartbeat_interval_ms: config.heartbeat_interval_ms,
             election_timeout_min_ms: config.election_timeout_min_ms,

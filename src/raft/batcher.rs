@@ -66,20 +66,23 @@ pub(crate) struct Batcher {
     inbox: Mutex<Inbox>,
     wake: Notify,
     counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
+    wall_ms: fn() -> u64,
     observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
 }
 
 impl Batcher {
-    /// `counts_until` tells until when the leader's last quorum acknowledgement is good; `observe`
+    /// `counts_until` tells until when the leader's last quorum acknowledgement is good; `wall_ms` dates entries for display; `observe`
     /// hears the commit latency and the number of commands of each entry.
     pub(crate) fn new(
         clock: LeaseClock,
         counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
+        wall_ms: fn() -> u64,
         observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
     ) -> Arc<Self> {
         let inbox =
             Inbox { clock, leader: None, open: false, items: VecDeque::new(), in_flight: 0 };
-        Arc::new(Self { inbox: Mutex::new(inbox), wake: Notify::new(), counts_until, observe })
+        let (inbox, wake) = (Mutex::new(inbox), Notify::new());
+        Arc::new(Self { inbox, wake, counts_until, wall_ms, observe })
     }
 
     // The standard mutex: held for a few instructions and never across an await. Its data stays
@@ -169,7 +172,7 @@ impl Batcher {
             };
             let (commands, replies): (Vec<_>, Vec<_>) =
                 items.into_iter().map(|item| ((item.at, item.command), item.reply)).unzip();
-            let entry = Entry { level: LEVEL, wall_ms: clock::wall_ms(), commands };
+            let entry = Entry { level: LEVEL, wall_ms: (self.wall_ms)(), commands };
             let flight = Flight { batcher: Arc::clone(&self), replies, since: clock::now() };
             let callback = Callback::new(move |result| flight.land(result));
             let request = raft.write(Proposal(entry)).with_leader(leader).responder(callback);

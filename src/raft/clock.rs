@@ -64,7 +64,7 @@ pub(crate) fn age_of(at: impl openraft::async_runtime::Instant) -> Duration {
 
 /// Wall clock in milliseconds since 1970, for display; zero before 1970.
 #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock, for display")]
-pub(crate) fn wall_ms() -> u64 {
+pub fn wall_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

@@ -48,6 +48,8 @@ pub struct Parts {
     pub election_timeout_max: Duration,
     /// Whether the disk of this node has room for its reserve only.
     pub disk_is_low: Box<dyn Fn() -> bool + Send + Sync>,
+    /// The wall clock in milliseconds since 1970, for display.
+    pub wall_ms: fn() -> u64,
     /// Hears commit latency and commands per entry.
     pub observe_commit: Box<dyn Fn(Duration, usize) + Send + Sync>,
 }
@@ -117,7 +119,7 @@ impl RaftReplicator {
             })
         };
         let lease_clock = LeaseClock::new(parts.election_timeout_min);
-        let batcher = Batcher::new(lease_clock, counts_until, parts.observe_commit);
+        let batcher = Batcher::new(lease_clock, counts_until, parts.wall_ms, parts.observe_commit);
         Arc::new(Self {
             raft: parts.raft,
             machine: parts.machine,

@@ -8,7 +8,7 @@ use openraft::{Config, SnapshotPolicy};
 use crate::raft::store::log::LogStore;
 use crate::raft::store::machine::StateMachine;
 use crate::raft::transport::NetworkFactory;
-use crate::raft::types::{RaftHandle, TypeConfig};
+use crate::raft::types::{RaftHandle, SeededRuntime, TypeConfig};
 use crate::service::replicator::NodeId;
 
 /// Installing a snapshot on a slow disk; only a bound against a hang.
@@ -25,9 +25,10 @@ pub struct Timing {
     pub election_timeout_max_ms: u64,
 }
 
-/// Builds Raft over what was recovered; nothing runs before `run` is called on the handle.
+/// Builds Raft over what was recovered; nothing runs before [`run`]. All its chance, the jitter of
+/// elections, comes from the seeds that both are given.
 pub async fn build(
-    node_id: NodeId,
+    (node_id, seed): (NodeId, u64),
     timing: Timing,
     snapshot_log_entries: u64,
     network: NetworkFactory,
@@ -51,5 +52,11 @@ pub async fn build(
         enable_leader_restore: Some(false),
         ..Config::default()
     };
-    RaftHandle::build(node_id, Arc::new(config), network, log, machine).await
+    let built = RaftHandle::build(node_id, Arc::new(config), network, log, machine);
+    SeededRuntime::scope(seed, built).await
+}
+
+/// Lets Raft run. Only through here: its tasks draw their chance from the one that spawns them.
+pub async fn run(raft: &RaftHandle, seed: u64) {
+    SeededRuntime::scope(seed, async { raft.run() }).await;
 }

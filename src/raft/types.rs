@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TypeConfig;
 
+/// tokio, with the jitter of elections drawn from a seed.
+pub(crate) type SeededRuntime =
+    openraft::rt::deterministic_rng::DeterministicRng<openraft::impls::TokioRuntime>;
+
 // Written out because the macro has no room for a responder of our own.
 impl openraft::RaftTypeConfig for TypeConfig {
     type D = Proposal;
@@ -24,7 +28,8 @@ impl openraft::RaftTypeConfig for TypeConfig {
     type Payload = openraft::EntryPayload<Proposal, u64, Member>;
     type Entry =
         openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    // Its chance comes from a seed that `settings::build` is given, so that a simulation repeats.
+    type AsyncRuntime = SeededRuntime;
     type Responder<T>
         = Callback<T>
     where

@@ -60,6 +60,18 @@ impl State {
         self.dirty = false;
         Changes { rows: self.machine.take_changes(), position: self.position.clone() }
     }
+
+    /// Goes on from a snapshot. What waits to be cut is cut there: older changes would undo it.
+    pub(crate) fn replace(&mut self, machine: Machine, position: &Position) {
+        self.machine = machine;
+        self.position = position.clone();
+        self.dirty = false;
+        for job in &mut self.jobs {
+            if let Job::Snapshot { changes, .. } = job {
+                *changes = Changes { rows: Vec::new(), position: position.clone() };
+            }
+        }
+    }
 }
 
 pub(crate) struct Shared {

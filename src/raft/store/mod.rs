@@ -6,6 +6,7 @@
 //!  apply: machine -> writer thread -> view (sled) -> snapshots
 //! ```
 
+pub mod by_hand;
 pub mod codec;
 #[cfg(test)]
 mod conformance;

@@ -280,17 +280,7 @@ impl Writer {
         };
         self.home.switch(&path)?;
         let old = self.view.replace(view);
-        {
-            let mut state = self.shared.lock();
-            state.machine = machine;
-            state.position = position.clone();
-            state.dirty = false;
-            for job in &mut state.jobs {
-                if let Job::Snapshot { changes, .. } = job {
-                    *changes = Changes { rows: Vec::new(), position: position.clone() };
-                }
-            }
-        }
+        self.shared.lock().replace(machine, &position);
         self.shared.tell_applied(position.last_applied);
         tracing::info!(position = ?position.last_applied, rows = file.row_count(), "snapshot installed");
         if let Some(old) = old {

@@ -9,7 +9,7 @@
 //! the connection broke, not that it failed. Connecting belongs to the link, not to the caller who
 //! began it, so that callers with short deadlines do not undo each other's attempts.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,8 +55,9 @@ const fn silence_max(purpose: Purpose) -> Duration {
     }
 }
 
-/// Who waits for which answer; `None` once the connection broke.
-type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Response>>>>>;
+/// Who waits for which answer, in the order in which they asked, in which they also learn of an end;
+/// `None` once the connection broke.
+type Pending = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Response>>>>>;
 
 /// A connection that was made. Clones share it; it ends with the last of them.
 #[derive(Clone)]
@@ -289,7 +290,7 @@ impl End {
         agreed.map_err(|why| io::Error::other(format!("{address}: {why}")))?;
 
         let (frames, queue) = mpsc::channel(QUEUED_FRAMES_MAX);
-        let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
+        let pending: Pending = Arc::new(Mutex::new(Some(BTreeMap::new())));
         let (pings, waiting, to) = (frames.clone(), Arc::clone(&pending), self.to);
         let task = tokio::spawn(async move {
             let ended = tokio::select! {

@@ -14,6 +14,7 @@
 //!
 //! Nothing is encrypted here, and a hello proves nothing: TLS goes into `stream`.
 
+mod blocking;
 mod frame;
 pub mod inbound;
 mod link;

@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::raft::clock;
 use crate::raft::store::snapshot::SnapshotFile;
+use crate::raft::transport::blocking::blocking;
 use crate::raft::transport::link::{Answer, CONNECT_DEADLINE, Link};
 use crate::raft::transport::peers::{PeerLinks, Peers};
 use crate::raft::transport::wire::{Bytes, CHUNK_BYTES, Request, Response};
@@ -148,12 +149,12 @@ impl Network {
 
 async fn read_chunk(file: SnapshotFile, offset: u64) -> io::Result<Vec<u8>> {
     let left = usize::try_from(file.bytes() - offset).unwrap_or(usize::MAX);
-    let read = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let mut bytes = vec![0; left.min(CHUNK_BYTES)];
         file.read_at(&mut bytes, offset)?;
         Ok(bytes)
-    });
-    read.await.map_err(io::Error::other)?
+    })
+    .await
 }
 
 /// Appends on their way, answered in the order in which they were sent.

@@ -4,9 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
-
 use crate::raft::store::snapshot::Incoming;
+use crate::raft::transport::blocking::blocking;
 use crate::raft::transport::raft_peer::RaftPeer;
 use crate::raft::transport::wire::{Bytes, Request, Response};
 use crate::raft::types::{SnapshotMeta, Vote};
@@ -84,10 +83,4 @@ impl Receiving {
         }
         raft.install(vote, meta, snapshot).await.map(Response::Snapshot)
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
 }

@@ -4,6 +4,7 @@
 //! preallocated and zeroed so that a sync has no blocks to allocate. A record is acknowledged only
 //! after it is synced. What it does not do: decide anything about Raft.
 
+pub mod by_hand;
 #[cfg(test)]
 pub(in crate::raft::store) mod driven;
 mod record;

@@ -88,15 +88,7 @@ impl Writer {
             Ok(Some((why, in_flight))) => (why, in_flight),
             Err(_) => ("the log writer panicked".to_owned(), Vec::new()),
         };
-        let queued = {
-            let mut state = shared.state();
-            state.failed = Some(why.clone());
-            std::mem::take(&mut state.queue)
-        };
-        fatal(&format!("write the log: {why}"));
-        for operation in in_flight.into_iter().chain(queued) {
-            operation.done.tell(Some(&why));
-        }
+        give_up(&shared, &fatal, &why, in_flight);
     }
 
     /// Returns the first error with the operations it hit, or nothing when the store was closed.
@@ -275,5 +267,18 @@ impl Writer {
             self.files.sync_dir()?;
         }
         Ok(())
+    }
+}
+
+/// The first error is final: ends the process, and tells everybody who waits where that returns.
+pub(super) fn give_up(shared: &Shared, fatal: &Fatal, why: &str, in_flight: Vec<Operation>) {
+    let queued = {
+        let mut state = shared.state();
+        state.failed = Some(why.to_owned());
+        std::mem::take(&mut state.queue)
+    };
+    fatal(&format!("write the log: {why}"));
+    for operation in in_flight.into_iter().chain(queued) {
+        operation.done.tell(Some(why));
     }
 }

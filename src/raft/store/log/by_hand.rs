@@ -1,0 +1,62 @@
+//! The log with its writer moved by hand instead of by a thread: for a simulation, in which the
+//! disk takes as long as it is told to. What is written, and in which order, is the same.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::raft::store::files::{Files, preallocate};
+use crate::raft::store::log::shared::Operation;
+use crate::raft::store::log::writer::{Fatal, Preparing, Writer, give_up};
+use crate::raft::store::log::{Closer, LogOptions, LogStore, parts};
+
+/// Writes what the [`LogStore`] it was opened with is given.
+pub struct HandWriter {
+    writer: Writer,
+    group: Option<Vec<Operation>>,
+}
+
+fn prepare_at_once(files: Arc<dyn Files>, name: String, size: u64) -> io::Result<Preparing> {
+    let file = preallocate(&*files, &name, size)?;
+    Ok(Box::new(move || Ok(file)))
+}
+
+/// As [`LogStore::open`], without a thread.
+pub fn open(
+    files: Arc<dyn Files>,
+    options: LogOptions,
+    fatal: Fatal,
+) -> io::Result<(LogStore, HandWriter)> {
+    let observe = Box::new(|_, _| {});
+    let (shared, writer) = parts(files, options, observe, fatal, prepare_at_once)?;
+    writer.witness()?;
+    let closer = Closer { shared: Arc::clone(&shared), writer: None };
+    let store = LogStore { shared, _closer: Arc::new(closer) };
+    Ok((store, HandWriter { writer, group: None }))
+}
+
+impl HandWriter {
+    /// Takes all that is queued as the next group. False if there is nothing, or if the group
+    /// before is not written yet.
+    pub fn begin(&mut self) -> bool {
+        if self.group.is_some() || self.writer.shared.state().queue.is_empty() {
+            return false;
+        }
+        self.group = self.writer.next_group();
+        self.group.is_some()
+    }
+
+    /// Writes the group, syncs it, and tells everybody. The first error is final.
+    pub fn finish(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        let failure = match self.writer.commit(group) {
+            Err(failure) => Some(failure),
+            Ok(()) => {
+                let after = self.writer.forget_purged().and_then(|()| self.writer.witness());
+                after.err().map(|error| (error.to_string(), Vec::new()))
+            }
+        };
+        if let Some((why, in_flight)) = failure {
+            give_up(&self.writer.shared, &self.writer.fatal, &why, in_flight);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How a client reaches a node: over a connection with some delay, which ends with the node's
+//! process. A client that goes away drops its call.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oarlock::raft::replicator::RaftReplicator;
+use oarlock::service::replicator::{Call, Reply};
+use oarlock::service::{Service, deadline_of};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::invariants::{Answer, Told};
+use crate::random::Random;
+use crate::trace::{Now, lock};
+use crate::witness::Witness;
+
+type Open = (Handle, Arc<Service<RaftReplicator>>);
+
+/// The nodes that can be asked now.
+#[derive(Clone, Default)]
+pub(crate) struct Doors(Arc<Mutex<BTreeMap<u64, Open>>>);
+
+impl Doors {
+    pub(crate) fn open(&self, node: u64, handle: Handle, service: Arc<Service<RaftReplicator>>) {
+        lock(&self.0).insert(node, (handle, service));
+    }
+
+    pub(crate) fn close(&self, node: u64) {
+        let closed = lock(&self.0).remove(&node);
+        drop(closed);
+    }
+
+    fn at(&self, node: u64) -> Option<Open> {
+        lock(&self.0).get(&node).cloned()
+    }
+}
+
+/// Ends the call with its client.
+struct Hangup(AbortHandle);
+
+impl Drop for Hangup {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What a client has of the world.
+#[derive(Clone)]
+pub(crate) struct Outside {
+    pub(crate) now: Now,
+    pub(crate) doors: Doors,
+    pub(crate) witness: Arc<Mutex<Witness>>,
+    pub(crate) nodes: Vec<u64>,
+}
+
+impl Outside {
+    /// Asks a node and waits for the answer, at most `patience` longer than the service promises.
+    /// The error says whether it certainly did not happen.
+    pub(crate) async fn call(
+        &self,
+        node: u64,
+        call: Call,
+        patience: Duration,
+        random: &mut Random,
+    ) -> Result<Reply, Told> {
+        sleep(Duration::from_millis(random.within(0, 3))).await;
+        let Some((handle, service)) = self.doors.at(node) else {
+            return Err(Told::Refused("no connection".to_owned()));
+        };
+        let (reply, answered) = oneshot::channel();
+        let deadline = deadline_of(&call);
+        let task = handle.spawn(async move {
+            let _gone = reply.send(service.call(call, deadline).await);
+        });
+        let _hangup = Hangup(task.abort_handle());
+        let answer = timeout(patience, answered).await;
+        let answer = answer.map_err(|_| Told::Unknown("the client hung up".to_owned()))?;
+        let answer = answer.map_err(|_| Told::Unknown("the connection broke".to_owned()))?;
+        sleep(Duration::from_millis(random.within(0, 3))).await;
+        answer.map_err(|error| match error.is_not_done() {
+            true => Told::Refused(error.to_string()),
+            false => Told::Unknown(error.to_string()),
+        })
+    }
+
+    /// Reports what a client was told.
+    pub(crate) fn tell(&self, client: u64, asked_at: u64, what: Told) {
+        let answer = Answer { client, asked_at, answered_at: self.now.ms(), what };
+        lock(&self.witness).answered(&answer);
+    }
+}

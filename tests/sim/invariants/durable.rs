@@ -1,0 +1,46 @@
+//! P5: what was acknowledged is in the log that the nodes agree on, and stays there. (That no node
+//! applies something else at the same place is for the witness to see.)
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oarlock_core::ids::{LeaseId, Token};
+
+use super::{Answer, Entry, Invariant, Told};
+
+#[derive(Default)]
+pub(super) struct Durable {
+    granted: BTreeMap<LeaseId, Token>,
+    ended: BTreeSet<LeaseId>,
+}
+
+impl Invariant for Durable {
+    fn name(&self) -> &'static str {
+        "durable"
+    }
+
+    fn applied(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        self.granted.extend(entry.grants().map(|grant| (grant.lease_id, grant.token)));
+        self.ended.extend(entry.ends().map(|ended| ended.lease_id));
+        Ok(())
+    }
+
+    fn answered(&mut self, answer: &Answer) -> Result<(), String> {
+        match &answer.what {
+            Told::Granted { grants, label, .. } => {
+                for grant in grants {
+                    if self.granted.get(&grant.lease_id) != Some(&grant.token) {
+                        return Err(format!("{label}'s grant {} is not in the log", grant.token.0));
+                    }
+                }
+                Ok(())
+            }
+            Told::Renewed { lease_id, .. } if !self.granted.contains_key(lease_id) => {
+                Err(format!("{lease_id:?} was renewed and never granted"))
+            }
+            Told::Released { lease_id } if !self.ended.contains(lease_id) => {
+                Err(format!("the release of {lease_id:?} is not in the log"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What must hold whatever happens, one file each, written apart from the code it judges: from the
+//! events that the nodes applied, in the order of the log, and from what clients were told.
+
+mod belief;
+mod durable;
+mod exclusion;
+mod expiry;
+mod fifo;
+mod once;
+mod reads;
+mod tokens;
+
+use std::collections::BTreeMap;
+
+use oarlock_core::command::Mode;
+use oarlock_core::event::{Event, EventKind};
+use oarlock_core::ids::{LeaseId, LockName, SessionId, Token};
+use oarlock_core::outcome::{EndReason, Ended, Grant};
+use oarlock_core::query::LockView;
+
+/// An applied entry, shown once, when the first node applied it.
+pub(crate) struct Entry<'a> {
+    pub(crate) index: u64,
+    pub(crate) at_ms: u64,
+    pub(crate) events: &'a [Event],
+}
+
+impl<'a> Entry<'a> {
+    pub(crate) fn grants(&self) -> impl Iterator<Item = &'a Grant> {
+        self.events.iter().filter_map(|event| match &event.kind {
+            EventKind::Granted { grant, .. } => Some(grant.as_ref()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn ends(&self) -> impl Iterator<Item = &'a Ended> {
+        self.events.iter().filter_map(|event| match &event.kind {
+            EventKind::Ended { ended, .. } => Some(ended),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn expiries(&self) -> impl Iterator<Item = &'a Ended> {
+        let expired = |how| matches!(how, EndReason::Expired | EndReason::SessionExpired);
+        self.ends().filter(move |ended| ended.token.is_some() && expired(ended.how))
+    }
+}
+
+/// An answer to a client, with the simulated times of question and answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) client: u64,
+    pub(crate) asked_at: u64,
+    pub(crate) answered_at: u64,
+    pub(crate) what: Told,
+}
+
+/// What the client may conclude.
+#[derive(Debug, Clone)]
+pub(crate) enum Told {
+    /// The claim with this label (its owner text, used for one request only) holds. The first
+    /// request with it was sent at that moment.
+    Granted {
+        label: String,
+        first_asked_at: u64,
+        repeats: bool,
+        grants: Vec<Grant>,
+    },
+    Renewed {
+        lease_id: LeaseId,
+        ttl_ms: u64,
+    },
+    /// A session lives: opened or renewed.
+    Session {
+        session_id: SessionId,
+        ttl_ms: u64,
+    },
+    SessionClosed {
+        session_id: SessionId,
+    },
+    /// Told by the client itself when it asks to end a lease: from now on it trusts no more.
+    GivesUp {
+        lease_id: LeaseId,
+    },
+    Released {
+        lease_id: LeaseId,
+    },
+    Gone {
+        lease_id: LeaseId,
+        how: EndReason,
+    },
+    Fence {
+        name: LockName,
+        token: Token,
+        held: bool,
+    },
+    Look(Box<LockView>),
+    Refused(String),
+    /// Neither done nor not done.
+    Unknown(String),
+}
+
+/// One rule. It remembers what it needs.
+pub(crate) trait Invariant: Send {
+    fn name(&self) -> &'static str;
+
+    fn applied(&mut self, _entry: &Entry<'_>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn answered(&mut self, _answer: &Answer) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn outage(&mut self, _from_ms: u64, _upto_ms: u64) {}
+
+    fn rest(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(exclusion::Exclusion::default()),
+        Box::new(tokens::Tokens::default()),
+        Box::new(fifo::Fifo::default()),
+        Box::new(once::Once::default()),
+        Box::new(expiry::Expiry::default()),
+        Box::new(durable::Durable::default()),
+        Box::new(belief::Belief::default()),
+        Box::new(reads::Reads::default()),
+    ]
+}
+
+/// Whether these may hold one lock together.
+pub(crate) fn compatible(modes: &[Mode]) -> bool {
+    if modes.len() < 2 {
+        return true;
+    }
+    let shared = modes.iter().all(|mode| *mode == Mode::Shared);
+    let permits: Option<Vec<(u32, u32)>> = modes
+        .iter()
+        .map(|mode| match mode {
+            Mode::Permits(permits) => Some((permits.count(), permits.limit())),
+            Mode::Exclusive | Mode::Shared => None,
+        })
+        .collect();
+    shared
+        || permits.is_some_and(|permits| {
+            let limit = permits[0].1;
+            permits.iter().all(|(_, its)| *its == limit)
+                && permits.iter().map(|(count, _)| count).sum::<u32>() <= limit
+        })
+}
+
+/// Holders of each lock, by token.
+pub(crate) type Holders = BTreeMap<LockName, BTreeMap<Token, Mode>>;

@@ -1,0 +1,230 @@
+//! One node: the parts that `src/node.rs` puts together, over the simulated network and disk, in a
+//! runtime of its own whose clock the simulation moves. Dropping the runtime is the end of the
+//! process; not moving it is a pause.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oarlock::raft::replicator::{Parts, RaftReplicator};
+use oarlock::raft::settings::{self, Timing};
+use oarlock::raft::store::by_hand::{self, HandKeeper};
+use oarlock::raft::store::identity::Identity;
+use oarlock::raft::store::log::by_hand as log_by_hand;
+use oarlock::raft::store::log::by_hand::HandWriter;
+use oarlock::raft::store::log::{Fatal, LogOptions};
+use oarlock::raft::store::machine::MachineHandle;
+use oarlock::raft::transport::inbound::{self, Handlers};
+use oarlock::raft::transport::peers::Local;
+use oarlock::raft::transport::{NetworkFactory, Peers};
+use oarlock::raft::types::Member;
+use oarlock::service::observer::Silent;
+use oarlock::service::replicator::{Replicator, Upcalls};
+use oarlock::service::{Options, Service};
+use tokio::runtime::{Builder, Handle, RngSeed, Runtime};
+
+use crate::disk::SimDisk;
+use crate::net::Net;
+use crate::random::Random;
+use crate::trace::{Trace, lock};
+use crate::witness::Witness;
+
+pub(crate) const CLUSTER_ID: u128 = 0x0a71;
+const HEARTBEAT_MS: u64 = 100;
+const ELECTION_MIN_MS: u64 = 500;
+/// The longest silence before an election, and how long a leader trusts its quorum.
+pub(crate) const ELECTION_MAX_MS: u64 = 1_000;
+
+/// What every node is built with.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) members: Vec<u64>,
+    pub(crate) net: Net,
+    pub(crate) trace: Trace,
+    pub(crate) witness: Arc<Mutex<Witness>>,
+    pub(crate) snapshot_log_entries: u64,
+    pub(crate) segment_bytes: u64,
+}
+
+/// What outlives the process.
+pub(crate) struct Machine {
+    pub(crate) log: SimDisk,
+    pub(crate) snapshots: SimDisk,
+    /// Whether there is room for the reserve only.
+    pub(crate) disk_is_low: Arc<AtomicBool>,
+}
+
+impl Machine {
+    pub(crate) fn new(id: u64, trace: &Trace) -> Self {
+        Self {
+            log: SimDisk::new(id, trace.clone()),
+            snapshots: SimDisk::new(id + 100, trace.clone()),
+            disk_is_low: Arc::default(),
+        }
+    }
+}
+
+/// A running process.
+pub(crate) struct Process {
+    // Dropped first: the tasks use what follows.
+    runtime: Runtime,
+    pub(crate) service: Arc<Service<RaftReplicator>>,
+    pub(crate) replicator: Arc<RaftReplicator>,
+    pub(crate) machine: MachineHandle,
+    pub(crate) writer: HandWriter,
+    pub(crate) keeper: HandKeeper,
+    /// Why it ended itself.
+    pub(crate) fatal: Arc<Mutex<Option<String>>>,
+}
+
+/// A paused runtime of one thread, all of whose chance comes from the seed.
+pub(crate) fn runtime(random: &mut Random) -> Runtime {
+    let seed = RngSeed::from_bytes(&random.next().to_le_bytes());
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().start_paused(true).rng_seed(seed);
+    builder.build().expect("a runtime")
+}
+
+/// No decision reads it.
+fn wall_ms() -> u64 {
+    1_800_000_000_000
+}
+
+fn member(id: u64) -> Member {
+    Member {
+        peer_address: format!("node-{id}:1"),
+        api_address: format!("node-{id}:2"),
+        instance_id: 0x1000 + u128::from(id),
+    }
+}
+
+fn identity(node_id: u64, common: &Common) -> Identity {
+    let members = common.members.iter().map(|id| (*id, member(*id))).collect();
+    Identity { cluster_id: CLUSTER_ID, node_id, members, joined: true }
+}
+
+impl Process {
+    /// Starts from what the machine has.
+    pub(crate) fn start(
+        id: u64,
+        common: &Common,
+        hardware: &Machine,
+        mut random: Random,
+    ) -> io::Result<Self> {
+        let runtime = runtime(&mut random);
+        let fatal: Arc<Mutex<Option<String>>> = Arc::default();
+        let noted = Arc::clone(&fatal);
+        let end: Fatal = Arc::new(move |why: &str| {
+            lock(&noted).get_or_insert_with(|| why.to_owned());
+        });
+        let options = LogOptions { segment_bytes: common.segment_bytes, cache_bytes: 16 * 1024 };
+        let files = Arc::new(hardware.log.clone());
+        let (log, writer) = log_by_hand::open(files, options, Arc::clone(&end))?;
+        let files = Arc::new(hardware.snapshots.clone());
+        let (state, machine, keeper) = by_hand::open(files, CLUSTER_ID, log.bounds().1, end)?;
+        let low = Arc::clone(&hardware.disk_is_low);
+        let (service, replicator) = runtime.block_on(async {
+            let addresses =
+                common.members.iter().map(|id| (*id, member(*id).peer_address)).collect();
+            let local = Local::new(id, addresses, Some(identity(id, common)));
+            let peers = Peers::with_connector(Arc::clone(&local), common.net.connector(id));
+            let handlers = Arc::new(Handlers::default());
+            let acceptor = common.net.listen(id);
+            tokio::spawn(inbound::listen(acceptor, local, Arc::clone(&handlers)));
+            let timing = Timing {
+                heartbeat_interval_ms: HEARTBEAT_MS,
+                election_timeout_min_ms: ELECTION_MIN_MS,
+                election_timeout_max_ms: ELECTION_MAX_MS,
+            };
+            let raft = settings::build(
+                (id, random.next()),
+                timing,
+                common.snapshot_log_entries,
+                NetworkFactory(Arc::clone(&peers)),
+                (log, state),
+            );
+            let raft = raft.await.map_err(io::Error::other)?;
+            let replicator = RaftReplicator::new(Parts {
+                raft: raft.clone(),
+                machine: machine.clone(),
+                peers,
+                cluster_id: CLUSTER_ID,
+                node_id: id,
+                heartbeat_interval: Duration::from_millis(HEARTBEAT_MS),
+                election_timeout_min: Duration::from_millis(ELECTION_MIN_MS),
+                election_timeout_max: Duration::from_millis(ELECTION_MAX_MS),
+                disk_is_low: Box::new(move || low.load(Ordering::Relaxed)),
+                wall_ms,
+                observe_commit: Box::new(|_, _| {}),
+            });
+            let ids = Mutex::new(random.fork());
+            let ids = Box::new(move || lock(&ids).next_u128());
+            let options = Options::default();
+            let service = Service::new(Arc::clone(&replicator), Arc::new(Silent), ids, options);
+            wire(id, common, &machine, &service, &replicator, &handlers);
+            settings::run(&raft, random.next()).await;
+            if common.members.first() == Some(&id) {
+                let members: BTreeMap<u64, Member> =
+                    common.members.iter().map(|id| (*id, member(*id))).collect();
+                // Refused when it was done before.
+                tokio::spawn(async move { raft.initialize(members).await.is_ok() });
+            }
+            tokio::spawn(Arc::clone(&replicator).run());
+            let expires = Arc::clone(&service);
+            tokio::spawn(async move { expires.expire().await });
+            Ok::<_, io::Error>((service, replicator))
+        })?;
+        Ok(Self { runtime, service, replicator, machine, writer, keeper, fatal })
+    }
+
+    /// Lets the node's clock go on by so many milliseconds, and everything happen that is due.
+    pub(crate) fn tick(&self, ms: u64) {
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(ms)).await });
+    }
+
+    /// The clock went on while nothing happened.
+    pub(crate) fn skip(&self, ms: u64) {
+        self.runtime.block_on(async { tokio::time::advance(Duration::from_millis(ms)).await });
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.runtime.handle().clone()
+    }
+
+    pub(crate) fn serves(&self) -> bool {
+        self.replicator.leadership().borrow().serving_here
+    }
+
+    /// Lease time now; only a serving leader has a running clock.
+    pub(crate) fn lease_now_us(&self) -> u64 {
+        let _inside = self.runtime.enter();
+        self.replicator.lease_now().0
+    }
+
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.machine.with_position(|_, position| position.last_applied.map_or(0, |id| id.index))
+    }
+}
+
+fn wire(
+    id: u64,
+    common: &Common,
+    machine: &MachineHandle,
+    service: &Arc<Service<RaftReplicator>>,
+    replicator: &Arc<RaftReplicator>,
+    handlers: &Handlers,
+) {
+    let upcalls = Arc::clone(service);
+    let (witness, looks) = (Arc::clone(&common.witness), machine.clone());
+    machine.on_events(Box::new(move |events, outcomes| {
+        lock(&witness).applied(id, &looks, &events, outcomes);
+        upcalls.applied(events);
+    }));
+    let upcalls = Arc::clone(service);
+    let _first = handlers.call.set(Box::new(move |call| Upcalls::call(&*upcalls, call)));
+    let hears = Arc::clone(replicator);
+    let _first = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
+    let _first = handlers.raft.set((replicator.raft().clone(), machine.snapshots()));
+}
