@@ -52,6 +52,8 @@ struct Pipe {
     ended: bool,
     broken: bool,
     reader_gone: bool,
+    /// The writer said its last.
+    left: bool,
     /// An end lost its power: nothing is said any more.
     silent: bool,
     reader: Option<Waker>,
@@ -127,11 +129,9 @@ impl Net {
     pub(crate) fn stop(&self, node: u64, power: bool) {
         let backlog = {
             let mut state = lock(&self.state);
-            if power {
-                let ids = state.pipes_of(node);
-                for id in ids {
-                    state.pipes.entry(id).and_modify(|pipe| pipe.silent = true);
-                }
+            // Here, in a fixed order, not when the tasks go, which is in any order.
+            for id in state.pipes_of(node) {
+                state.leave_pipe(id, node, power, self.now.ms());
             }
             let door = state.doors.entry(node).or_default();
             door.powered = !power;
@@ -257,6 +257,7 @@ impl Pipe {
             ended: false,
             broken: false,
             reader_gone: false,
+            left: false,
             silent: false,
             reader: None,
             writer: None,
@@ -279,12 +280,24 @@ impl State {
         }
     }
 
-    fn send(&mut self, id: u64, now: u64, bytes: Vec<u8>) {
-        let delay = self.random.within(self.weather.delay_ms.0, self.weather.delay_ms.1 + 1);
+    fn leave_pipe(&mut self, id: u64, node: u64, power: bool, now: u64) {
         let Some(pipe) = self.pipes.get_mut(&id) else { return };
-        if pipe.silent || pipe.broken {
+        pipe.silent |= power;
+        if pipe.from == node {
+            self.send(id, now, Vec::new());
+        } else {
+            pipe.reader_gone = true;
+            pipe.arrived.clear();
+        }
+    }
+
+    fn send(&mut self, id: u64, now: u64, bytes: Vec<u8>) {
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        if pipe.silent || pipe.broken || pipe.left {
             return;
         }
+        pipe.left = bytes.is_empty();
+        let delay = self.random.within(self.weather.delay_ms.0, self.weather.delay_ms.1 + 1);
         let after = pipe.flying.back().map_or(0, |(at, _)| *at);
         pipe.flying_bytes += bytes.len();
         pipe.flying.push_back(((now + delay).max(after), bytes));

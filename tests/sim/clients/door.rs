@@ -20,13 +20,22 @@ use crate::witness::Witness;
 
 type Open = (Handle, Arc<Service<RaftReplicator>>);
 
+/// The connections of clients to one node, in the order in which they were made, in which they also
+/// break when its process ends.
+struct Door {
+    open: Open,
+    connections: BTreeMap<u64, oneshot::Sender<()>>,
+    made: u64,
+}
+
 /// The nodes that can be asked now.
 #[derive(Clone, Default)]
-pub(crate) struct Doors(Arc<Mutex<BTreeMap<u64, Open>>>);
+pub(crate) struct Doors(Arc<Mutex<BTreeMap<u64, Door>>>);
 
 impl Doors {
     pub(crate) fn open(&self, node: u64, handle: Handle, service: Arc<Service<RaftReplicator>>) {
-        lock(&self.0).insert(node, (handle, service));
+        let door = Door { open: (handle, service), connections: BTreeMap::new(), made: 0 };
+        lock(&self.0).insert(node, door);
     }
 
     pub(crate) fn close(&self, node: u64) {
@@ -34,8 +43,15 @@ impl Doors {
         drop(closed);
     }
 
-    fn at(&self, node: u64) -> Option<Open> {
-        lock(&self.0).get(&node).cloned()
+    /// A connection, and what tells that it broke.
+    fn connect(&self, node: u64) -> Option<(Open, oneshot::Receiver<()>)> {
+        let mut doors = lock(&self.0);
+        let door = doors.get_mut(&node)?;
+        let (alive, broke) = oneshot::channel();
+        door.connections.retain(|_, connection| !connection.is_closed());
+        door.made += 1;
+        door.connections.insert(door.made, alive);
+        Some((door.open.clone(), broke))
     }
 }
 
@@ -68,7 +84,7 @@ impl Outside {
         random: &mut Random,
     ) -> Result<Reply, Told> {
         sleep(Duration::from_millis(random.within(0, 3))).await;
-        let Some((handle, service)) = self.doors.at(node) else {
+        let Some(((handle, service), broke)) = self.doors.connect(node) else {
             return Err(Told::Refused("no connection".to_owned()));
         };
         let (reply, answered) = oneshot::channel();
@@ -77,9 +93,16 @@ impl Outside {
             let _gone = reply.send(service.call(call, deadline).await);
         });
         let _hangup = Hangup(task.abort_handle());
+        let answered = async {
+            tokio::select! {
+                biased;
+                _ = broke => None,
+                answer = answered => answer.ok(),
+            }
+        };
         let answer = timeout(patience, answered).await;
         let answer = answer.map_err(|_| Told::Unknown("the client hung up".to_owned()))?;
-        let answer = answer.map_err(|_| Told::Unknown("the connection broke".to_owned()))?;
+        let answer = answer.ok_or_else(|| Told::Unknown("the connection broke".to_owned()))?;
         sleep(Duration::from_millis(random.within(0, 3))).await;
         answer.map_err(|error| match error.is_not_done() {
             true => Told::Refused(error.to_string()),
