@@ -302,6 +302,11 @@ impl Cluster {
             && applied.iter().all(|index| *index == applied[0])
     }
 
+    /// Snapshots that were made or received.
+    pub(crate) fn snapshots(&self) -> u64 {
+        self.nodes.values().map(|node| node.hardware.snapshots.renamed()).sum()
+    }
+
     /// Compares the states of all nodes as they are.
     pub(crate) fn compare(&self) {
         for (id, node) in &self.nodes {

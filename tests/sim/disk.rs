@@ -38,6 +38,7 @@ struct State {
     contents: BTreeMap<u64, Content>,
     next_id: u64,
     full: bool,
+    renamed: u64,
     /// Changing calls until the power fails.
     power_left: Option<u64>,
 }
@@ -67,6 +68,11 @@ impl SimDisk {
     /// No room for new blocks from now on, or again room.
     pub(crate) fn set_full(&self, full: bool) {
         lock(&self.state).full = full;
+    }
+
+    /// Files that got their final name.
+    pub(crate) fn renamed(&self) -> u64 {
+        lock(&self.state).renamed
     }
 
     /// What is there at the next start.
@@ -167,6 +173,7 @@ impl Files for SimDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.change("rename", hash(to.as_bytes()), |state| {
+            state.renamed += 1;
             let id = state.names.remove(from).ok_or_else(|| not_found(from))?;
             state.names.insert(to.to_owned(), id);
             Ok(())

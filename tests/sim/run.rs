@@ -29,6 +29,7 @@ pub(crate) struct Report {
     simulated_ms: u64,
     faults: BTreeMap<&'static str, u64>,
     counts: Counts,
+    snapshots: u64,
     crashes: u64,
     leaders: u64,
     held_up: u64,
@@ -38,16 +39,19 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed {}: {} ms, trace {:016x} of {} lines, {} answers, {} grants, {} expiries, {} \
-             entries, {} leaders, {} crashes, {} pieces held up, faults {:?}",
+            "seed {}: {} ms, trace {:016x} of {} lines, {} answers ({} unknown, {} \
+             repeats), {} grants, {} expiries, {} entries, {} snapshots, {} leaders, {} crashes, {} pieces held up, faults {:?}",
             self.seed,
             self.simulated_ms,
             self.trace_hash,
             self.trace_count,
             self.counts.answers,
+            self.counts.unknown,
+            self.counts.repeats,
             self.counts.grants,
             self.counts.expiries,
             self.counts.entries,
+            self.snapshots,
             self.leaders,
             self.crashes,
             self.held_up,
@@ -104,7 +108,7 @@ impl Crowd {
     fn gather(outside: &Outside, locks: u64, random: &mut Random) -> Self {
         let runtime = runtime(random);
         let stop: Arc<AtomicBool> = Arc::default();
-        let clients = (1..=random.within(4, 12)).map(|id| Client {
+        let clients = (1..=random.within(6, 20)).map(|id| Client {
             id,
             outside: outside.clone(),
             random: random.fork(),
@@ -173,6 +177,7 @@ pub(crate) fn run(seed: u64, keeps_lines: bool) -> Report {
         simulated_ms: now.ms(),
         faults: plan.counts,
         counts,
+        snapshots: cluster.snapshots(),
         crashes: cluster.crashes,
         leaders: cluster.leaders,
         held_up: cluster.common.net.held_up(),

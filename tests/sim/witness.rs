@@ -9,7 +9,7 @@ use oarlock::raft::store::machine::MachineHandle;
 use oarlock_core::event::Event;
 use oarlock_core::outcome::Outcome;
 
-use crate::invariants::{self, Answer, Entry, Invariant};
+use crate::invariants::{self, Answer, Entry, Invariant, Told};
 use crate::trace::{Now, Trace, hash};
 
 /// Every so many entries the whole state is hashed and checked, not only what an entry did.
@@ -23,6 +23,9 @@ pub(crate) struct Counts {
     pub(crate) expiries: u64,
     pub(crate) grants: u64,
     pub(crate) answers: u64,
+    pub(crate) unknown: u64,
+    /// Requests that were repeated and granted.
+    pub(crate) repeats: u64,
 }
 
 /// See the module.
@@ -120,6 +123,11 @@ impl Witness {
         let carried = hash(format!("{:?}", answer.what).as_bytes());
         self.trace.note("answer", &[answer.client, answer.asked_at], carried);
         self.counts.answers += 1;
+        match &answer.what {
+            Told::Unknown(_) => self.counts.unknown += 1,
+            Told::Granted { repeats: true, .. } => self.counts.repeats += 1,
+            _ => {}
+        }
         self.ask(|invariant| invariant.answered(answer));
     }
 

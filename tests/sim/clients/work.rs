@@ -53,7 +53,7 @@ pub(crate) fn name_of(number: u64) -> LockName {
 impl Client {
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(self.random.within(1, 300))).await;
+            sleep(Duration::from_millis(self.random.within(1, 150))).await;
             match self.random.within(0, 100) {
                 0..70 => self.take(false).await,
                 70..82 => self.take(true).await,
