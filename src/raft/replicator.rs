@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oarlock_core::command::Command;
+use oarlock_core::ids::RequestId;
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::time::LeaseTime;
@@ -304,12 +305,12 @@ fn as_ms(duration: Duration) -> u64 {
 }
 
 /// What a full disk refuses: all that makes the state grow.
-fn takes_room(command: &Command) -> bool {
-    match command {
-        Command::Acquire(_)
-        | Command::AcquireMany(_)
-        | Command::OpenSession(_)
-        | Command::SetValue { value: Some(_), .. } => true,
+fn takes_room(command: &Command, is_known: impl Fn(RequestId) -> bool) -> bool {
+    let request_id = match command {
+        Command::Acquire(acquire) => acquire.request_id,
+        Command::AcquireMany(many) => many.request_id,
+        Command::OpenSession(open) => open.request_id,
+        Command::SetValue { value: Some(_), .. } => None,
         Command::Advance
         | Command::Attach { .. }
         | Command::Detach { .. }
@@ -321,13 +322,16 @@ fn takes_room(command: &Command) -> bool {
         | Command::CloseSession { .. }
         | Command::SetValue { value: None, .. }
         | Command::DeleteValue { .. }
-        | Command::HandOver(_) => false,
-    }
+        | Command::HandOver(_) => return false,
+    };
+    // A repeat makes nothing, and must not be told that nothing was done.
+    !request_id.is_some_and(is_known)
 }
 
 impl Replicator for RaftReplicator {
     async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        if (self.disk_is_low)() && takes_room(&command) {
+        let is_known = |id| self.with_machine(|machine| machine.knows_request(id));
+        if (self.disk_is_low)() && takes_room(&command, is_known) {
             return Err(ProposeError::NotDone(
                 "the disk of the leader is nearly full; releases still pass",
             ));
