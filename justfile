@@ -28,3 +28,7 @@ fuzz-api examples="500" seed="1":
 # Locks and releases so many names and checks that memory and disk stay flat (20 minutes for ten million).
 names count="10000000":
     OARLOCK_NAMES={{count}} cargo test --release --locked --test it f14 -- --nocapture
+
+# Runs so many hostile inputs through each decoder.
+fuzz runs="100000" seed="1":
+    OARLOCK_FUZZ_RUNS={{runs}} OARLOCK_FUZZ_SEED={{seed}} cargo test --locked --test fuzz
