@@ -3,8 +3,8 @@
 //! The targets are functions of bytes that panic when something is wrong; this harness changes the
 //! corpus at random without looking at coverage, which needs nothing but the toolchain.
 //! `OARLOCK_FUZZ_RUNS` says how many inputs each target gets, `OARLOCK_FUZZ_SEED` which. A failure
-//! writes its input to a file and prints the command that runs just that one.
-//! `tests/fuzz/guided` runs the same targets under libFuzzer, guided by coverage.
+//! writes its input to a file and prints the command that runs just that one. Each target takes bytes
+//! and nothing else, so that a fuzzer that is guided by coverage can drive it as well.
 
 #[path = "fuzz_targets/mod.rs"]
 mod fuzz_targets;
