@@ -24,3 +24,7 @@ bench *arguments:
 # Fuzzes the API of a cluster from its own description, with so many examples for each call.
 fuzz-api examples="500" seed="1":
     tests/clients/fuzz.sh {{examples}} {{seed}}
+
+# Cuts the power of the store at every call to the disk, and once more after each cut: the long form.
+crash-points scripts="200" seed="1":
+    OARLOCK_CRASH_STRIDE=1 OARLOCK_FLIPS=5000 OARLOCK_CRASH_SCRIPTS={{scripts}} OARLOCK_CRASH_SEED={{seed}} cargo test --release --locked --lib raft::store::crash
