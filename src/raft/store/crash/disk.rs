@@ -80,7 +80,9 @@ impl<'a> Moment<'a> {
                 let unsynced = std::mem::take(&mut self.unsynced);
                 let (now, later): (Vec<_>, Vec<_>) =
                     unsynced.into_iter().partition(|pending| saved(pending));
-                now.into_iter().for_each(|call| self.synced.apply(call));
+                for call in now {
+                    self.synced.apply(call);
+                }
                 self.unsynced = later;
             }
             Call::Create { .. }

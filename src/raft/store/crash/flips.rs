@@ -124,7 +124,7 @@ impl Flips {
             self.log.oracle.judge(self.vouched, &found)?;
             verdicts.excused += 1;
         }
-        if bit % 8 != 0 {
+        if !bit.is_multiple_of(8) {
             return Ok(());
         }
         // The first start has repaired what it took for torn; the second finds the same and goes on.

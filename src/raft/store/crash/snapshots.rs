@@ -64,7 +64,7 @@ fn build(snapshots: &Snapshots, number: usize, bytes: usize) -> Result<SnapshotF
     for row in 0..row_count {
         let key = [row.to_le_bytes(), number.to_le_bytes()].concat();
         let length = 1 + random.below(bytes);
-        let value: Vec<u8> = (0..length).map(|_| random.next().to_le_bytes()[0]).collect();
+        let value: Vec<u8> = (0..length).map(|_| random.number().to_le_bytes()[0]).collect();
         sum = sum.wrapping_add(crate::raft::store::view::row_hash(&key, &value));
         writer.push(&key, &value).map_err(text)?;
     }
@@ -227,17 +227,16 @@ impl Subject for Script {
         image: Image,
     ) -> Result<(), String> {
         let recorder = Recorder::new(image);
-        let (mut kept, mut possible) = match progress {
-            Some(_) => (second.clone(), second.clone()),
-            None => {
-                let kept = self.completed(before.acknowledged.unwrap_or(0));
-                (kept, self.completed(before.submitted))
-            }
+        let (kept, possible) = if let Some(progress) = progress {
+            let with = |is_there: bool| {
+                let later = is_there.then(|| later(self));
+                second.iter().copied().chain(later).collect::<Vec<_>>()
+            };
+            (with(progress.acknowledged == Some(1)), with(progress.submitted == 1))
+        } else {
+            let kept = self.completed(before.acknowledged.unwrap_or(0));
+            (kept, self.completed(before.submitted))
         };
-        if let Some(progress) = progress {
-            kept.extend((progress.acknowledged == Some(1)).then_some(later(self)));
-            possible.extend((progress.submitted == 1).then_some(later(self)));
-        }
         let snapshots = open(&recorder, kept.last().map(|number| position(*number)))?;
         self.judge(&recorder, snapshots.current().as_ref(), (&kept, &possible))
     }
