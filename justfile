@@ -32,3 +32,7 @@ names count="10000000":
 # Runs so many hostile inputs through each decoder.
 fuzz runs="100000" seed="1":
     OARLOCK_FUZZ_RUNS={{runs}} OARLOCK_FUZZ_SEED={{seed}} cargo test --locked --test fuzz
+
+# Cuts the power of the store at every call to the disk, and once more after each cut: the long form.
+crash-points scripts="200" seed="1":
+    OARLOCK_CRASH_STRIDE=1 OARLOCK_FLIPS=5000 OARLOCK_CRASH_SCRIPTS={{scripts}} OARLOCK_CRASH_SEED={{seed}} cargo test --release --locked --lib raft::store::crash

@@ -1,5 +1,5 @@
-//! The file layer under the log, small enough to be replaced: everything that decides durability
-//! is one of these calls, so a test can fail or crash at each of them.
+//! The file layer under the log and the snapshots, small enough to be replaced: everything that
+//! decides durability is one of these calls, so a test can fail or crash at each of them.
 //!
 //! The real one is [`Disk`]. `memory::MemoryFiles`, for tests, keeps what is synced apart from what is not.
 
@@ -30,12 +30,32 @@ pub trait Files: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Arc<dyn FileHandle>>;
-    /// Creates a file of `size` zero bytes, durable with its name. It must not exist.
-    fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn FileHandle>>;
+    /// Creates an empty file, which must not exist; its name is durable with the next
+    /// [`Files::sync_dir`].
+    fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>>;
+    /// Gives a file another name, in place of the one that had it; durable with the next
+    /// [`Files::sync_dir`].
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file; durable with the next [`Files::sync_dir`].
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes names durable.
     fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// Creates a file of `size` zero bytes, durable with its name. It must not exist.
+pub fn preallocate(files: &dyn Files, name: &str, size: u64) -> io::Result<Arc<dyn FileHandle>> {
+    let file = files.create(name)?;
+    // Real zeros, not a hole: a later sync then has no blocks to allocate.
+    let zeros = vec![0; usize::try_from(size.min(1 << 20)).unwrap_or(0)];
+    let mut offset = 0;
+    while offset < size {
+        let part = (size - offset).min(zeros.len() as u64);
+        file.write_at(&zeros[..usize::try_from(part).unwrap_or(0)], offset)?;
+        offset += part;
+    }
+    file.sync()?;
+    files.sync_dir()?;
+    Ok(file)
 }
 
 /// Files of a real directory.
@@ -46,10 +66,7 @@ pub struct Disk {
 impl Disk {
     /// Opens the directory, creating it if need be.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        if let Some(parent) = dir.parent() {
-            File::open(parent)?.sync_all()?;
-        }
+        create_dir(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
 }
@@ -87,20 +104,14 @@ impl Files for Disk {
         Ok(Arc::new(file))
     }
 
-    fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn FileHandle>> {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>> {
         let path = self.dir.join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        // Real zeros, not a hole: a later sync then has no blocks to allocate.
-        let zeros = vec![0; 1 << 20];
-        let mut offset = 0;
-        while offset < size {
-            let part = (size - offset).min(zeros.len() as u64);
-            file.write_all_at(&zeros[..usize::try_from(part).unwrap_or(0)], offset)?;
-            offset += part;
-        }
-        file.sync_all()?;
-        self.sync_dir()?;
         Ok(Arc::new(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.dir.join(from), self.dir.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -112,6 +123,34 @@ impl Files for Disk {
     }
 }
 
+/// Creates a directory, and those above it that are missing, so that their names are durable: what
+/// is synced inside would be lost with the name of any of them.
+pub fn create_dir(dir: &Path) -> io::Result<()> {
+    let parents = unsynced_parents(dir);
+    std::fs::create_dir_all(dir)?;
+    parents.iter().try_for_each(|parent| match File::open(parent) {
+        Ok(parent) => parent.sync_all(),
+        // Somebody else's directory, and so was the making of ours.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    })
+}
+
+/// The directories whose entries must be synced once `dir` is created: the parent of each that is
+/// missing, and that of `dir`, which an earlier process may have created and not synced.
+fn unsynced_parents(dir: &Path) -> Vec<PathBuf> {
+    let mut parents = Vec::new();
+    for child in dir.ancestors() {
+        let Some(parent) = child.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        parents.push(parent.to_owned());
+        if parent.exists() {
+            break;
+        }
+    }
+    parents
+}
+
 /// The lock of a data directory; released when dropped, also by a crash.
 pub struct DirectoryLock {
     _file: File,
@@ -120,7 +159,7 @@ pub struct DirectoryLock {
 impl DirectoryLock {
     /// Takes the lock, or says that another process has it.
     pub fn take(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        create_dir(dir)?;
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
         match file.try_lock() {
@@ -147,5 +186,20 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match path.parent() {
         Some(dir) => File::open(dir)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_every_directory_on_the_way_is_synced() {
+        let base = tempfile::tempdir().expect("directory");
+        let at = |path: &str| base.path().join(path);
+        assert_eq!(unsynced_parents(&at("a/b/c")), [at("a/b"), at("a"), base.path().into()]);
+        create_dir(&at("a/b/c")).expect("it is created");
+        assert_eq!(unsynced_parents(&at("a/b/c")), [at("a/b")], "an earlier process may not have");
+        assert_eq!(unsynced_parents(Path::new("a-relative-one")), [Path::new(".")]);
     }
 }

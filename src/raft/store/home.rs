@@ -29,7 +29,7 @@ pub(crate) struct Home {
 impl Home {
     /// Opens the directory, creating it if need be.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        files::create_dir(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
 

@@ -9,6 +9,8 @@
 pub mod codec;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod crash;
 pub mod files;
 mod home;
 pub mod identity;

@@ -9,17 +9,15 @@
 //! durable; the directory of them is `snapshots`.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use oarlock_core::image::{Row, RowKey};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::store::codec::{self, FRAME_BYTES};
+use crate::raft::store::codec::{self, CodecError, FRAME_BYTES};
+use crate::raft::store::files::{FileHandle, Files};
 use crate::raft::store::view::row_hash;
 use crate::raft::types::SnapshotMeta;
 
@@ -66,10 +64,16 @@ fn bad(what: impl fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot cannot be used: {what}"))
 }
 
+/// Not damage: a later build can use the file, so it must stay where it is.
+fn newer(what: impl fmt::Display) -> io::Error {
+    let why = format!("the snapshot was written by a newer oarlock ({what}): upgrade this node");
+    io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
 /// Writes one snapshot file under a temporary name; dropped unfinished, the file goes.
 pub(crate) struct SnapshotWriter {
-    file: File,
-    path: Removable,
+    file: Arc<dyn FileHandle>,
+    name: Removable,
     header: Header,
     offset: u64,
     chain: u32,
@@ -80,13 +84,13 @@ pub(crate) struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Begins a file at `path`.
-    pub(crate) fn create(path: PathBuf, header: Header) -> io::Result<Self> {
-        let (file, path) = create_temporary(path)?;
+    /// Begins a file of that name.
+    pub(crate) fn create(files: &Arc<dyn Files>, name: String, header: Header) -> io::Result<Self> {
+        let (file, name) = create_temporary(files, name)?;
         let begun = Instant::now();
         let (offset, chain, rows, sum) = (0, SEED, 0, 0);
         let mut writer =
-            Self { file, path, header, offset, chain, block: Vec::new(), rows, sum, begun };
+            Self { file, name, header, offset, chain, block: Vec::new(), rows, sum, begun };
         let header = codec::encode(&writer.header);
         writer.frame(KIND_HEADER, &header)?;
         Ok(writer)
@@ -126,9 +130,9 @@ impl SnapshotWriter {
         }
         let trailer = Trailer { row_count: self.rows, row_sum: self.sum, offset: self.offset };
         self.frame(KIND_TRAILER, &codec::encode(&trailer))?;
-        self.file.sync_all()?;
+        self.file.sync()?;
         let (header, len, row_sum) = (self.header, self.offset, self.sum);
-        let temporary = Mutex::new(Some(self.path));
+        let temporary = Mutex::new(Some(self.name));
         let inner = Inner { file: self.file, header, len, row_sum, temporary };
         Ok(SnapshotFile(Arc::new(inner)))
     }
@@ -145,36 +149,46 @@ impl SnapshotWriter {
         let mut bytes = Vec::with_capacity(payload.len() + FRAME_BYTES);
         codec::frame(kind, self.chain, &mut bytes, |out| out.extend_from_slice(payload));
         self.chain = bytes.last_chunk().map_or(self.chain, |last| u32::from_le_bytes(*last));
-        self.file.write_all_at(&bytes, self.offset)?;
+        self.file.write_at(&bytes, self.offset)?;
         self.offset += bytes.len() as u64;
         Ok(())
     }
 }
 
 /// A name that is removed when dropped.
-#[derive(Debug)]
-struct Removable(PathBuf);
+struct Removable {
+    files: Arc<dyn Files>,
+    name: String,
+}
 
 impl Drop for Removable {
     fn drop(&mut self) {
         // Already renamed, or left for the next start to clean up.
-        let _gone = std::fs::remove_file(&self.0);
+        let _gone = self.files.remove(&self.name);
     }
 }
 
-fn create_temporary(path: PathBuf) -> io::Result<(File, Removable)> {
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-    Ok((file, Removable(path)))
+fn create_temporary(
+    files: &Arc<dyn Files>,
+    name: String,
+) -> io::Result<(Arc<dyn FileHandle>, Removable)> {
+    let file = files.create(&name)?;
+    Ok((file, Removable { files: Arc::clone(files), name }))
 }
 
-#[derive(Debug)]
 struct Inner {
-    file: File,
+    file: Arc<dyn FileHandle>,
     header: Header,
     len: u64,
     row_sum: u64,
     /// The name to be removed with the last handle, while the file has no final one.
     temporary: Mutex<Option<Removable>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("header", &self.header).finish_non_exhaustive()
+    }
 }
 
 /// A verified snapshot, open for reading; stays readable after its name is gone.
@@ -183,13 +197,17 @@ pub struct SnapshotFile(Arc<Inner>);
 
 impl SnapshotFile {
     /// Opens and verifies a file under its final name.
-    pub(crate) fn open(path: &Path, cluster_id: u128) -> io::Result<Self> {
-        Self::verify(File::open(path)?, None, cluster_id)
+    pub(crate) fn open(files: &dyn Files, name: &str, cluster_id: u128) -> io::Result<Self> {
+        Self::verify(files.open(name)?, None, cluster_id)
     }
 
-    fn verify(file: File, name: Option<Removable>, cluster_id: u128) -> io::Result<Self> {
-        let len = file.metadata()?.len();
-        let mut reader = Reader::begin(&file, len)?;
+    fn verify(
+        file: Arc<dyn FileHandle>,
+        name: Option<Removable>,
+        cluster_id: u128,
+    ) -> io::Result<Self> {
+        let len = file.size()?;
+        let mut reader = Reader::begin(&*file, len)?;
         if reader.header.cluster_id != cluster_id {
             return Err(bad("it belongs to another cluster"));
         }
@@ -221,12 +239,12 @@ impl SnapshotFile {
 
     /// Fills the buffer from `offset`, for sending; blocks for a disk read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.file.read_exact_at(buffer, offset)
+        self.0.file.read_at(buffer, offset)
     }
 
     /// The rows, decoded, in the order of the file; checked once more on the way.
     pub(crate) fn rows(&self) -> io::Result<impl Iterator<Item = io::Result<(RowKey, Row)>>> {
-        let mut reader = Reader::begin(&self.0.file, self.0.len)?;
+        let mut reader = Reader::begin(&*self.0.file, self.0.len)?;
         Ok(std::iter::from_fn(move || match reader.next_row() {
             Ok(Some((key, value))) => Some(decode_row(&key, &value)),
             Ok(None) => None,
@@ -236,11 +254,11 @@ impl SnapshotFile {
     }
 
     /// Gives a file that has only a temporary name its final one. False if it has one already.
-    pub(crate) fn persist(&self, path: &Path) -> io::Result<bool> {
-        let mut name = self.0.temporary.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(temporary) = name.as_ref() else { return Ok(false) };
-        std::fs::rename(&temporary.0, path)?;
-        *name = None;
+    pub(crate) fn persist(&self, name: &str) -> io::Result<bool> {
+        let mut held = self.0.temporary.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(temporary) = held.as_ref() else { return Ok(false) };
+        temporary.files.rename(&temporary.name, name)?;
+        *held = None;
         Ok(true)
     }
 }
@@ -254,7 +272,7 @@ type EncodedRow = (Vec<u8>, Vec<u8>);
 
 /// Reads a file once, from front to back, verifying as it goes.
 struct Reader<'a> {
-    file: &'a File,
+    file: &'a dyn FileHandle,
     len: u64,
     header: Header,
     offset: u64,
@@ -267,14 +285,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn begin(file: &'a File, len: u64) -> io::Result<Self> {
+    fn begin(file: &'a dyn FileHandle, len: u64) -> io::Result<Self> {
         let (kind, payload, chain) = read_frame(file, len, 0, SEED)?;
         if kind != KIND_HEADER {
             return Err(bad("it does not begin like one"));
         }
         let header: Header = codec::decode(&payload)?;
         if header.format != FORMAT {
-            return Err(bad(format!("format {} is not known: upgrade this node", header.format)));
+            return Err(newer(format!("format {} is not known", header.format)));
         }
         let offset = (payload.len() + FRAME_BYTES) as u64;
         let (at, rows, sum) = (0, 0, 0);
@@ -326,20 +344,30 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read_frame(file: &File, len: u64, offset: u64, seed: u32) -> io::Result<(u8, Vec<u8>, u32)> {
+fn read_frame(
+    file: &dyn FileHandle,
+    len: u64,
+    offset: u64,
+    seed: u32,
+) -> io::Result<(u8, Vec<u8>, u32)> {
     let left = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX);
     if left < FRAME_BYTES {
         return Err(bad("it is cut short"));
     }
     let mut start = [0; 6];
-    file.read_exact_at(&mut start, offset)?;
+    file.read_at(&mut start, offset)?;
     let length = u32::from_le_bytes([start[2], start[3], start[4], start[5]]) as usize;
     if length > FRAME_BYTES_MAX || length + FRAME_BYTES > left {
         return Err(bad("it is cut short, or a length is damaged"));
     }
     let mut bytes = vec![0; length + FRAME_BYTES];
-    file.read_exact_at(&mut bytes, offset)?;
-    let frame = codec::parse(&bytes, seed).map_err(|error| bad(format!("at {offset}: {error}")))?;
+    file.read_at(&mut bytes, offset)?;
+    let frame = codec::parse(&bytes, seed).map_err(|error| match error {
+        CodecError::Version(version) => newer(format!("format {version} is not known")),
+        CodecError::Short | CodecError::Checksum | CodecError::Payload(_) => {
+            bad(format!("at {offset}: {error}"))
+        }
+    })?;
     let (kind, checksum) = (frame.kind, frame.checksum);
     bytes.truncate(bytes.len() - 4);
     bytes.drain(..6);
@@ -348,16 +376,20 @@ fn read_frame(file: &File, len: u64, offset: u64, seed: u32) -> io::Result<(u8, 
 
 /// Receives a snapshot from a peer, piece by piece; dropped unfinished, the file goes.
 pub struct Incoming {
-    file: File,
-    path: Removable,
+    file: Arc<dyn FileHandle>,
+    name: Removable,
     cluster_id: u128,
     written: u64,
 }
 
 impl Incoming {
-    pub(crate) fn create(path: PathBuf, cluster_id: u128) -> io::Result<Self> {
-        let (file, path) = create_temporary(path)?;
-        Ok(Self { file, path, cluster_id, written: 0 })
+    pub(crate) fn create(
+        files: &Arc<dyn Files>,
+        name: String,
+        cluster_id: u128,
+    ) -> io::Result<Self> {
+        let (file, name) = create_temporary(files, name)?;
+        Ok(Self { file, name, cluster_id, written: 0 })
     }
 
     /// Bytes received so far; where the next piece belongs.
@@ -367,14 +399,14 @@ impl Incoming {
 
     /// Appends the next piece. Blocks for a disk write.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.written)?;
+        self.file.write_at(bytes, self.written)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
     /// Makes the file durable and verifies all of it. Blocks for a read of the whole file.
     pub fn finish(self) -> io::Result<SnapshotFile> {
-        self.file.sync_all()?;
-        SnapshotFile::verify(self.file, Some(self.path), self.cluster_id)
+        self.file.sync()?;
+        SnapshotFile::verify(self.file, Some(self.name), self.cluster_id)
     }
 }

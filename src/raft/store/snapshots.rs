@@ -7,12 +7,12 @@
 //! ```
 
 use std::cmp::Reverse;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::raft::store::files::{Disk, Files};
 use crate::raft::store::snapshot::{Header, Incoming, SnapshotFile, SnapshotWriter};
 use crate::raft::types::{LogId, SnapshotMeta};
 
@@ -23,32 +23,42 @@ const BAD_KEPT: usize = 2;
 
 /// The snapshots of one node.
 pub struct Snapshots {
-    dir: PathBuf,
+    files: Arc<dyn Files>,
     cluster_id: u128,
     current: Mutex<Option<SnapshotFile>>,
     temporaries: AtomicU64,
 }
 
 impl Snapshots {
+    /// Opens a real directory, creating it if need be; see [`Snapshots::open_in`].
+    pub fn open(dir: &Path, cluster_id: u128, last_purged: Option<LogId>) -> io::Result<Self> {
+        Self::open_in(Arc::new(Disk::open(dir)?), cluster_id, last_purged)
+    }
+
     /// Verifies what is there. The newest good snapshot counts, if the log goes on from it.
     ///
     /// `last_purged` is the newest entry that the log no longer has: an older snapshot leaves a
-    /// gap. Damaged files are renamed, with an error in the log.
-    pub fn open(dir: &Path, cluster_id: u128, last_purged: Option<LogId>) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+    /// gap. Damaged files are renamed, with an error in the log; one that cannot be read, or was
+    /// written by a newer build, ends the start instead.
+    pub fn open_in(
+        files: Arc<dyn Files>,
+        cluster_id: u128,
+        last_purged: Option<LogId>,
+    ) -> io::Result<Self> {
         let temporaries = AtomicU64::new(0);
-        let snapshots =
-            Self { dir: dir.to_owned(), cluster_id, current: Mutex::new(None), temporaries };
+        let snapshots = Self { files, cluster_id, current: Mutex::new(None), temporaries };
         for name in snapshots.names(".tmp")? {
-            std::fs::remove_file(dir.join(name))?;
+            snapshots.files.remove(&name)?;
         }
         for name in snapshots.names(".osnap")? {
-            let path = dir.join(&name);
-            let file = match SnapshotFile::open(&path, cluster_id) {
+            let file = match SnapshotFile::open(&*snapshots.files, &name, cluster_id) {
                 Ok(file) => file,
+                Err(error) if !is_damage(&error) => {
+                    return Err(io::Error::new(error.kind(), format!("{name}: {error}")));
+                }
                 Err(error) => {
                     tracing::error!(%error, name, "a snapshot is damaged and set aside; trying the one before");
-                    std::fs::rename(&path, dir.join(format!("{name}.bad")))?;
+                    snapshots.files.rename(&name, &format!("{name}.bad"))?;
                     continue;
                 }
             };
@@ -61,7 +71,7 @@ impl Snapshots {
         }
         for name in snapshots.names(".bad")?.iter().skip(BAD_KEPT) {
             tracing::warn!(name, "removing an old damaged snapshot");
-            std::fs::remove_file(dir.join(name))?;
+            snapshots.files.remove(name)?;
         }
         snapshots.sync()?;
         Ok(snapshots)
@@ -74,13 +84,13 @@ impl Snapshots {
 
     /// Begins to receive one.
     pub fn receive(&self) -> io::Result<Incoming> {
-        Incoming::create(self.temporary("receiving"), self.cluster_id)
+        Incoming::create(&self.files, self.temporary("receiving"), self.cluster_id)
     }
 
     /// Begins to write one.
     pub(crate) fn begin(&self, meta: SnapshotMeta, row_count: u64) -> io::Result<SnapshotWriter> {
         let header = Header::new(self.cluster_id, meta, row_count);
-        SnapshotWriter::create(self.temporary("building"), header)
+        SnapshotWriter::create(&self.files, self.temporary("building"), header)
     }
 
     /// Gives a finished file its name, durably; from now on it is the current one, and what is
@@ -88,12 +98,12 @@ impl Snapshots {
     pub(crate) fn put(&self, file: &SnapshotFile) -> io::Result<()> {
         let (term, index) =
             file.meta().last_log_id.map_or((0, 0), |id| (id.leader_id.term, id.index));
-        if file.persist(&self.dir.join(format!("snapshot-{term}-{index}.osnap")))? {
+        if file.persist(&format!("snapshot-{term}-{index}.osnap"))? {
             self.sync()?;
         }
         self.set_current(file.clone());
         for name in self.names(".osnap")?.into_iter().skip(KEPT) {
-            std::fs::remove_file(self.dir.join(name))?;
+            self.files.remove(&name)?;
         }
         self.sync()
     }
@@ -102,27 +112,28 @@ impl Snapshots {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     }
 
-    fn temporary(&self, what: &str) -> PathBuf {
+    fn temporary(&self, what: &str) -> String {
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
-        self.dir.join(format!("{what}-{number}.tmp"))
+        format!("{what}-{number}.tmp")
     }
 
     /// Names with that ending, the newest position first.
     fn names(&self, ending: &str) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if name.ends_with(ending) {
-                names.push(name);
-            }
-        }
+        let mut names = self.files.list()?;
+        names.retain(|name| name.ends_with(ending));
         names.sort_by_key(|name| Reverse(position(name)));
         Ok(names)
     }
 
     fn sync(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
+        self.files.sync_dir()
     }
+}
+
+/// Whether the file was read and is not what was written. Anything else (a disk that does not read,
+/// too many open files, a newer format) says nothing against the file.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// Term and index in the name of a snapshot; zeros for any other name.

@@ -16,6 +16,7 @@ use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 
 use crate::raft::store::codec;
+use crate::raft::store::files::Disk;
 use crate::raft::store::machine::{MachineHandle, StateMachine};
 use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::store::snapshots::Snapshots;
@@ -340,9 +341,10 @@ async fn every_damaged_byte_and_every_short_file_is_refused() {
     let good = std::fs::read(snapshot_path(dir.path(), 30)).expect("read");
     assert_eq!(good.len() as u64, file.bytes());
     let path = dir.path().join("copy");
+    let files = Disk::open(dir.path()).expect("directory");
     let check = |bytes: &[u8]| {
         std::fs::write(&path, bytes).expect("write");
-        SnapshotFile::open(&path, CLUSTER)
+        SnapshotFile::open(&files, "copy", CLUSTER)
     };
     assert_eq!(check(&good).expect("good").meta(), file.meta());
     let edges = (0..200).chain(good.len() - 200..good.len());
@@ -353,7 +355,7 @@ async fn every_damaged_byte_and_every_short_file_is_refused() {
         assert!(check(&good[..at]).is_err(), "{at} bytes");
     }
     assert!(check(&[&good[..], b"x"].concat()).is_err(), "a longer file");
-    assert!(SnapshotFile::open(&path, CLUSTER + 1).is_err(), "another cluster");
+    assert!(SnapshotFile::open(&files, "copy", CLUSTER + 1).is_err(), "another cluster");
 }
 
 #[tokio::test]

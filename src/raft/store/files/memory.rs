@@ -199,7 +199,8 @@ impl Content {
             Survival::Sectors(_) => {
                 for start in (0..self.live.len()).step_by(SECTOR_BYTES) {
                     let end = self.live.len().min(start + SECTOR_BYTES);
-                    if bytes.len() >= end && random.coin() {
+                    if random.coin() {
+                        bytes.resize(bytes.len().max(end), 0);
                         bytes[start..end].copy_from_slice(&self.live[start..end]);
                     }
                 }
@@ -210,15 +211,28 @@ impl Content {
 }
 
 /// A small generator (splitmix64): the same seed gives the same crash.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn coin(&mut self) -> bool {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) & 1 == 1
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.number() % bound as u64).unwrap_or(0)
+    }
+
+    fn coin(&mut self) -> bool {
+        self.number() & 1 == 1
     }
 }
 
@@ -256,22 +270,27 @@ impl Files for MemoryFiles {
         Ok(Arc::new(MemoryFile { files: self.clone(), id }))
     }
 
-    fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn FileHandle>> {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>> {
         let mut disk = self.disk();
         if disk.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        // Also when it fails: the caller cannot know how much of it happened.
         let outcome = disk.count_operation();
-        // A creation that fails may leave a shorter file whose name a crash may keep.
-        let length = usize::try_from(size).map_err(io::Error::other)?;
-        let live = vec![0; if outcome.is_ok() { length } else { length / 3 }];
         let id = disk.next_id;
         disk.next_id += 1;
-        disk.contents.insert(id, Content { synced: live.clone(), live, pending: Vec::new() });
+        disk.contents.insert(id, Content::default());
         disk.names.insert(name.into(), id);
         outcome?;
-        disk.names_synced.insert(name.into(), id);
         Ok(Arc::new(MemoryFile { files: self.clone(), id }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.count_operation()?;
+        let id = disk.names.remove(from).ok_or_else(|| not_found(from))?;
+        disk.names.insert(to.into(), id);
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -4,6 +4,8 @@
 //! preallocated and zeroed so that a sync has no blocks to allocate. A record is acknowledged only
 //! after it is synced. What it does not do: decide anything about Raft.
 
+#[cfg(test)]
+pub(in crate::raft::store) mod driven;
 mod record;
 mod recovery;
 mod shared;
@@ -28,8 +30,8 @@ use crate::raft::store::log::record::Record;
 use crate::raft::store::log::recovery::{Location, Segment, segment_name};
 use crate::raft::store::log::shared::{Done, Shared, State};
 use crate::raft::store::log::table::Found;
-use crate::raft::store::log::writer::Writer;
 pub use crate::raft::store::log::writer::{Fatal, SyncObserver};
+use crate::raft::store::log::writer::{Prepare, Writer, prepare_in_thread};
 use crate::raft::types::{LogEntry, LogId, TypeConfig, Vote};
 
 /// Below this a segment would hold little but its header.
@@ -104,29 +106,7 @@ impl LogStore {
         observe: SyncObserver,
         fatal: Fatal,
     ) -> io::Result<Self> {
-        let recovered = recovery::recover(&*files, options.cache_bytes)?;
-        let handle = |segment: &Segment| (segment.sequence, Arc::clone(&segment.file));
-        let state = State {
-            summary: recovered.summary,
-            table: recovered.table,
-            segments: recovered.segments.iter().map(handle).collect(),
-            ..State::default()
-        };
-        let shared = Arc::new(Shared::new(state));
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            files,
-            segment_bytes: options.segment_bytes.max(SEGMENT_BYTES_MIN),
-            segments: recovered.segments,
-            offset: recovered.offset,
-            sealed: recovered.sealed,
-            prepared: recovered.prepared,
-            summary: recovered.summary,
-            pending: Vec::new(),
-            placed: Vec::new(),
-            observe,
-            fatal,
-        };
+        let (shared, writer) = parts(files, options, observe, fatal, prepare_in_thread)?;
         let thread = std::thread::Builder::new().name("log-writer".into());
         let writer = Some(thread.spawn(move || writer.run())?);
         let closer = Closer { shared: Arc::clone(&shared), writer };
@@ -195,6 +175,41 @@ impl LogStore {
         };
         sources.into_iter().map(Source::read).collect()
     }
+}
+
+/// The log of a directory as it is read back: what callers share, and its writer, not yet running.
+fn parts(
+    files: Arc<dyn Files>,
+    options: LogOptions,
+    observe: SyncObserver,
+    fatal: Fatal,
+    prepare: Prepare,
+) -> io::Result<(Arc<Shared>, Writer)> {
+    let recovered = recovery::recover(&*files, options.cache_bytes)?;
+    let handle = |segment: &Segment| (segment.sequence, Arc::clone(&segment.file));
+    let state = State {
+        summary: recovered.summary,
+        table: recovered.table,
+        segments: recovered.segments.iter().map(handle).collect(),
+        ..State::default()
+    };
+    let shared = Arc::new(Shared::new(state));
+    let writer = Writer {
+        shared: Arc::clone(&shared),
+        files,
+        segment_bytes: options.segment_bytes.max(SEGMENT_BYTES_MIN),
+        segments: recovered.segments,
+        offset: recovered.offset,
+        sealed: recovered.sealed,
+        prepare,
+        prepared: recovered.prepared,
+        summary: recovered.summary,
+        pending: Vec::new(),
+        placed: Vec::new(),
+        observe,
+        fatal,
+    };
+    Ok((shared, writer))
 }
 
 /// An entry to be read once the state is no longer locked.

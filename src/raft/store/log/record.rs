@@ -1,14 +1,18 @@
 //! The records of the log's stream, and reading one segment back.
 //!
 //! ```text
-//!  segment: [header][record][record]…[seal][zeros to the end]
+//!  segment: [header][record][record]…[seal or witness][zeros to the end]
 //!  record:  frame(kind, seed = place, payload = [durable_upto u64 LE][body])
 //! ```
 //!
 //! `durable_upto` is the offset up to which the segment was known to be synced when the record was
 //! written. That tells the two kinds of damage apart: an unreadable spot beyond every such offset
 //! was never acknowledged and is a torn tail; one before it was durable once and is damage that
-//! must not be cut away. (What no later record vouches for cannot be told apart from a torn tail.)
+//! must not be cut away. What no later record vouches for cannot be told apart from a torn tail.
+//! So an idle writer leaves a witness behind the last group: a record without effect, synced by
+//! nobody, which the next group overwrites. Only what was written in the moment of a power cut, or
+//! is lost together with its witness, is left without one.
+//!
 //! A header is synced alone, and a seal before the header of the next segment is written: so only
 //! the last segment can have a torn tail, and a sealed one must have a successor.
 
@@ -25,11 +29,12 @@ const KIND_TRUNCATE: u8 = 4;
 const KIND_PURGE: u8 = 5;
 const KIND_COMMITTED: u8 = 6;
 const KIND_SEAL: u8 = 7;
+const KIND_WITNESS: u8 = 8;
 
 /// Bytes of a record around its body.
 pub(super) const RECORD_BYTES: usize = codec::FRAME_BYTES + 8;
 
-/// Bytes of a seal: kept free at the end of every segment.
+/// Bytes of a seal, and of a witness: kept free at the end of every segment.
 pub(super) const SEAL_BYTES: u64 = RECORD_BYTES as u64;
 
 /// First record of a segment: all that must outlive the segments before it. Persisted.
@@ -80,6 +85,10 @@ impl Record {
         Self { kind: KIND_SEAL, body: Vec::new(), effect: Effect::Nothing }
     }
 
+    pub(super) fn witness() -> Self {
+        Self { kind: KIND_WITNESS, body: Vec::new(), effect: Effect::Nothing }
+    }
+
     /// Bytes of the record in a segment.
     pub(super) fn bytes(&self) -> usize {
         self.body.len() + RECORD_BYTES
@@ -109,12 +118,13 @@ pub(super) enum Content {
     Purge(LogId),
     Committed(LogId),
     Seal,
+    Witness,
 }
 
 impl Content {
     pub(super) fn effect(&self) -> Effect {
         match self {
-            Self::Header(_) | Self::Seal => Effect::Nothing,
+            Self::Header(_) | Self::Seal | Self::Witness => Effect::Nothing,
             Self::Entry(entry) => Effect::Entry(entry.log_id),
             Self::Vote(vote) => Effect::Vote(*vote),
             Self::TruncateAfter(last) => Effect::TruncateAfter(*last),
@@ -146,6 +156,7 @@ pub(super) fn read(segment: &[u8], sequence: u64, offset: usize) -> Result<Place
         KIND_PURGE => Content::Purge(codec::decode(body)?),
         KIND_COMMITTED => Content::Committed(codec::decode(body)?),
         KIND_SEAL => Content::Seal,
+        KIND_WITNESS => Content::Witness,
         kind => return Err(CodecError::Payload(format!("record kind {kind} is not known"))),
     };
     let durable_upto = u64::from_le_bytes(*durable);
@@ -174,32 +185,33 @@ pub(super) enum End {
     Damaged(CodecError),
 }
 
-/// Reads the records of a segment up to the first unreadable spot, and says what that spot is.
+/// Reads the records of a segment up to the first unreadable spot, and says what that spot is. The
+/// place it answers is that of the damage, or else where the next record goes: in place of a
+/// witness.
 pub(super) fn scan(segment: &[u8], sequence: u64) -> (Vec<Placed>, usize, End) {
     let mut records = Vec::new();
-    let mut offset = 0;
+    let (mut offset, mut end_at) = (0, 0);
     let error = loop {
         if segment[offset..].iter().all(|byte| *byte == 0) {
-            return (records, offset, End::Clean);
+            return (records, end_at, End::Clean);
         }
         match read(segment, sequence, offset) {
+            Ok(Placed { content: Content::Witness, bytes, .. }) => offset += bytes,
             Ok(record) => {
                 offset += record.bytes;
+                end_at = offset;
                 records.push(record);
             }
             Err(error) => break error,
         }
     };
-    let end = match error {
-        CodecError::Version(_) | CodecError::Payload(_) => End::Damaged(error),
-        CodecError::Short | CodecError::Checksum => {
-            let vouched = (offset + 1..segment.len()).any(|later| {
-                segment[later] == codec::VERSION
-                    && read(segment, sequence, later)
-                        .is_ok_and(|record| record.durable_upto > offset as u64)
-            });
-            if vouched { End::Damaged(error) } else { End::Torn }
-        }
+    let damaged = match error {
+        CodecError::Version(_) | CodecError::Payload(_) => true,
+        CodecError::Short | CodecError::Checksum => (offset + 1..segment.len()).any(|later| {
+            segment[later] == codec::VERSION
+                && read(segment, sequence, later)
+                    .is_ok_and(|record| record.durable_upto > offset as u64)
+        }),
     };
-    (records, offset, end)
+    if damaged { (records, offset, End::Damaged(error)) } else { (records, end_at, End::Torn) }
 }

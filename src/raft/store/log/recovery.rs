@@ -187,7 +187,7 @@ impl Recovered {
         match content {
             Content::Header(_) => return Err("a second header".to_owned()),
             Content::Seal => self.sealed = true,
-            Content::Vote(_) | Content::Committed(_) => {}
+            Content::Vote(_) | Content::Committed(_) | Content::Witness => {}
             Content::Purge(_) | Content::TruncateAfter(_) => match self.summary.first {
                 Some(first) => {
                     self.table.purge_before(first);

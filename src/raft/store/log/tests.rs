@@ -212,6 +212,18 @@ fn many_appends_share_one_sync() {
     assert_eq!(syncs.load(Ordering::SeqCst), before + 1);
 }
 
+/// Whether the first segment ends in a witness, which an idle writer leaves last of all.
+fn ends_in_witness(files: &MemoryFiles) -> bool {
+    let image = files.image();
+    let segment = image.values().next().expect("a segment");
+    let (mut offset, mut is_witness) = (0, false);
+    while let Ok(record) = record::read(segment, 1, offset) {
+        offset += record.bytes;
+        is_witness = matches!(record.content, record::Content::Witness);
+    }
+    is_witness
+}
+
 #[test]
 fn the_first_error_is_final_and_ends_the_process() {
     for nth in 1..=2 {
@@ -226,8 +238,8 @@ fn the_first_error_is_final_and_ends_the_process() {
             LogStore::open(Arc::new(files.clone()), options, Box::new(|_, _| {}), fatal).unwrap();
         save_vote(&store, 1).unwrap();
         append_range(&store, 1, 0..=3);
-        // Wait for the next segment, so that the write (1) and its sync (2) are the next calls.
-        while files.image().len() < 2 {
+        // Until it is idle, so that the write (1) and its sync (2) are the next calls.
+        while files.crash(memory::Survival::Synced).image().len() < 2 || !ends_in_witness(&files) {
             std::thread::yield_now();
         }
         files.fail_only(nth);

@@ -9,10 +9,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::raft::store::files::{FileHandle, Files};
+use crate::raft::store::files::{FileHandle, Files, preallocate};
 use crate::raft::store::log::record::{Header, Record, SEAL_BYTES};
 use crate::raft::store::log::recovery::{Location, Segment, segment_name};
 use crate::raft::store::log::shared::{Done, Operation, Shared};
@@ -31,11 +30,30 @@ const SEGMENT_EXTRA_BYTES: u64 = 512;
 /// Buffers above this many bytes are given back after a large group.
 const BUFFER_BYTES_KEPT: usize = 1024 * 1024;
 
-/// The next segment: at hand since the start, or being created by a thread of its own.
+/// The next segment: at hand since the start, or being created beside the writer.
 pub(super) enum Prepared {
     Nothing,
     Ready(Arc<dyn FileHandle>),
-    Underway(JoinHandle<io::Result<Arc<dyn FileHandle>>>),
+    Underway(Preparing),
+}
+
+/// Waits for a file that is being created.
+pub(super) type Preparing = Box<dyn FnOnce() -> io::Result<Arc<dyn FileHandle>> + Send>;
+
+/// Begins to create a file of that name and size. A parameter, so that a test decides when it is
+/// done.
+pub(super) type Prepare = fn(Arc<dyn Files>, String, u64) -> io::Result<Preparing>;
+
+/// Creates the file in a thread of its own.
+pub(super) fn prepare_in_thread(
+    files: Arc<dyn Files>,
+    name: String,
+    size: u64,
+) -> io::Result<Preparing> {
+    let thread = std::thread::Builder::new().name("log-prepare".into());
+    let thread = thread.spawn(move || preallocate(&*files, &name, size))?;
+    let panicked = |_| Err(io::Error::other("preparing a segment panicked"));
+    Ok(Box::new(move || thread.join().unwrap_or_else(panicked)))
 }
 
 pub(super) struct Writer {
@@ -48,6 +66,7 @@ pub(super) struct Writer {
     pub(super) offset: u64,
     /// The last segment has its seal: nothing may be added to it.
     pub(super) sealed: bool,
+    pub(super) prepare: Prepare,
     pub(super) prepared: Prepared,
     /// What the stream says so far; goes into the header of the next segment.
     pub(super) summary: Summary,
@@ -82,26 +101,60 @@ impl Writer {
 
     /// Returns the first error with the operations it hit, or nothing when the store was closed.
     fn write_groups(&mut self) -> Option<(String, Vec<Operation>)> {
+        if let Err(error) = self.witness() {
+            return Some((error.to_string(), Vec::new()));
+        }
         while let Some(operations) = self.next_group() {
-            if let Err(error) = self.write(&operations) {
-                return Some((error.to_string(), operations));
+            if let Err(failure) = self.commit(operations) {
+                return Some(failure);
             }
-            for operation in operations {
-                operation.done.tell(None);
-            }
-            if let Err(error) = self.forget_purged() {
+            if let Err(error) = self.forget_purged().and_then(|()| self.witness()) {
                 return Some((error.to_string(), Vec::new()));
             }
         }
-        // Whoever opens the directory next must not meet a file that is still being made.
-        if let Prepared::Underway(thread) = std::mem::replace(&mut self.prepared, Prepared::Nothing)
-        {
-            let _unused_and_checked_at_the_next_start = thread.join();
-        }
+        self.end();
         None
     }
 
-    fn next_group(&self) -> Option<Vec<Operation>> {
+    /// Makes a group durable and tells everybody.
+    pub(super) fn commit(
+        &mut self,
+        operations: Vec<Operation>,
+    ) -> Result<(), (String, Vec<Operation>)> {
+        if let Err(error) = self.write(&operations) {
+            return Err((error.to_string(), operations));
+        }
+        for operation in operations {
+            operation.done.tell(None);
+        }
+        Ok(())
+    }
+
+    /// Leaves a witness behind the last group if no other one follows at once. It costs no sync:
+    /// the page it lies on is the first of the next group.
+    pub(super) fn witness(&self) -> io::Result<()> {
+        if self.sealed || !self.shared.state().queue.is_empty() {
+            return Ok(());
+        }
+        let Some(segment) = self.segments.back() else { return Ok(()) };
+        let mut bytes = Vec::new();
+        Record::witness().write(segment.sequence, self.offset, self.offset, &mut bytes);
+        segment.file.write_at(&bytes, self.offset)
+    }
+
+    /// Makes the witness durable. And whoever opens the directory next must not meet a file that is
+    /// still being made.
+    pub(super) fn end(&mut self) {
+        if let Some(segment) = self.segments.back() {
+            let _nothing_acknowledged_depends_on_it = segment.file.sync();
+        }
+        if let Prepared::Underway(wait) = std::mem::replace(&mut self.prepared, Prepared::Nothing) {
+            let _unused_and_checked_at_the_next_start = wait();
+        }
+    }
+
+    /// What is queued; waits for it, and answers nothing once the store is closed.
+    pub(super) fn next_group(&self) -> Option<Vec<Operation>> {
         let mut state = self.shared.state();
         while state.queue.is_empty() && !state.closed {
             state = self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -190,10 +243,8 @@ impl Writer {
         header.write(sequence, 0, 0, &mut self.pending);
         self.flush()?;
         self.sealed = false;
-        let (files, size) = (Arc::clone(&self.files), self.segment_bytes);
-        let prepare = move || files.create(&segment_name(sequence + 1), size);
-        let thread = std::thread::Builder::new().name("log-prepare".into()).spawn(prepare)?;
-        self.prepared = Prepared::Underway(thread);
+        let (files, next) = (Arc::clone(&self.files), segment_name(sequence + 1));
+        self.prepared = Prepared::Underway((self.prepare)(files, next, self.segment_bytes)?);
         Ok(())
     }
 
@@ -202,22 +253,20 @@ impl Writer {
     fn next_file(&mut self, sequence: u64, record_bytes: u64) -> io::Result<Arc<dyn FileHandle>> {
         let size = self.segment_bytes.max(record_bytes + SEGMENT_EXTRA_BYTES);
         let file = match std::mem::replace(&mut self.prepared, Prepared::Nothing) {
-            Prepared::Nothing => return self.files.create(&segment_name(sequence), size),
+            Prepared::Nothing => return preallocate(&*self.files, &segment_name(sequence), size),
             Prepared::Ready(file) => file,
-            Prepared::Underway(thread) => thread
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("preparing a segment panicked")))?,
+            Prepared::Underway(wait) => wait()?,
         };
         if self.sealed || file.size()? >= size {
             return Ok(file);
         }
         self.files.remove(&segment_name(sequence))?;
-        self.files.create(&segment_name(sequence), size)
+        preallocate(&*self.files, &segment_name(sequence), size)
     }
 
     /// Deletes whole segments from the front that hold nothing but purged entries. One by one: a
     /// crash must not leave a gap.
-    fn forget_purged(&mut self) -> io::Result<()> {
+    pub(super) fn forget_purged(&mut self) -> io::Result<()> {
         let purged = self.summary.purged.map(|id| id.index);
         while self.segments.len() > 1 && self.segments[0].index_max <= purged {
             let Some(segment) = self.segments.pop_front() else { break };

@@ -1,6 +1,7 @@
 //! What recovery does with a disk that is not as it was left.
 
 use super::*;
+use crate::raft::store::files::preallocate;
 
 /// A closed log of several segments: a vote, then entries, each durable on its own.
 fn written(last: u64) -> MemoryFiles {
@@ -148,7 +149,7 @@ fn a_newer_version_is_named_and_left_alone() {
 fn a_first_segment_that_was_never_begun_is_begun_again() {
     for length in [0, 10, 512] {
         let files = MemoryFiles::new();
-        files.create(&segment_name(1), length).unwrap();
+        preallocate(&files, &segment_name(1), length).unwrap();
         let store = open(&files);
         assert!(store.is_empty());
         save_vote(&store, 1).unwrap();
