@@ -225,10 +225,12 @@ impl RaftReplicator {
         }
     }
 
+    /// Tells the service who leads, and the transport who is a member.
     fn publish(&self, serving_here: bool) {
         let metrics = self.raft.server_metrics();
         let now = {
             let metrics = metrics.borrow_watched();
+            self.peers.set_members(metrics.membership_config.nodes().map(|(id, node)| (*id, node)));
             let mut voters = metrics.membership_config.voter_ids();
             let alone = voters.next() == Some(self.node_id) && voters.next().is_none();
             self.alone.store(alone, Ordering::Release);
@@ -402,36 +404,4 @@ impl RaftReplicator {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn beacon(applied_index: u64) -> Beacon {
-        let lease_time = LeaseTime(0);
-        Beacon { leader_id: 1, term: 1, quorum_age_ms: Some(0), lease_time, applied_index }
-    }
-
-    #[test]
-    fn a_beacon_counts_once_its_state_is_applied_here() {
-        let mut heard = Heard::default();
-        let at = clock::now();
-        assert!(heard.reached(9).is_none(), "nothing was heard yet");
-        heard.hear(beacon(5), at);
-        heard.hear(beacon(7), at + Duration::from_millis(100));
-        assert!(heard.reached(4).is_none(), "a follower that lags does not know its age");
-        assert_eq!(heard.reached(6).map(|(beacon, _)| beacon.applied_index), Some(5));
-        assert_eq!(heard.reached(7).map(|(beacon, _)| beacon.applied_index), Some(7));
-        heard.hear(beacon(9), at);
-        let still = heard.reached(8).map(|(beacon, _)| beacon.applied_index);
-        assert_eq!(still, Some(7), "the age goes on from the newest state that is here");
-    }
-
-    #[test]
-    fn what_is_pending_is_bounded_and_keeps_the_oldest() {
-        let mut heard = Heard::default();
-        for index in 0..1_000 {
-            heard.hear(beacon(index), clock::now());
-        }
-        assert_eq!(heard.pending.len(), BEACONS_PENDING_MAX);
-        assert!(heard.reached(0).is_some());
-    }
-}
+pub(crate) mod tests;
