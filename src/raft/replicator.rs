@@ -20,6 +20,7 @@ use oarlock_core::time::LeaseTime;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::vote::RaftLeaderId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use crate::raft::batcher::Batcher;
 use crate::raft::clock::{self, LeaseClock};
 use crate::raft::store::machine::MachineHandle;
 use crate::raft::transport::{Beacon, Peers};
-use crate::raft::types::{CommittedLeaderId, RaftHandle};
+use crate::raft::types::{CommittedLeaderId, RaftHandle, Vote};
 use crate::service::replicator::{
     Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError, Replicator,
     Reply,
@@ -145,13 +146,18 @@ impl RaftReplicator {
         heard.hear(beacon, clock::now());
     }
 
-    /// Runs the batcher, follows leadership and sends beacons until the future is dropped.
+    /// Runs the batcher, follows leadership and sends beacons until Raft is gone, by a shutdown or
+    /// by an error of its own; then nobody serves here and nothing that waited is left waiting.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(
-            Arc::clone(&self.batcher).run(self.raft.clone()),
-            self.follow_leadership(),
-            self.beat(),
-        );
+        tokio::select! {
+            () = Arc::clone(&self.batcher).run(self.raft.clone()) => {}
+            () = self.follow_leadership() => {}
+            () = self.beat() => {}
+        }
+        self.batcher.end();
+        self.leadership.send_modify(|known| {
+            *known = Leadership { leader_id: None, serving_here: false, ..*known };
+        });
     }
 
     /// Every heartbeat interval: lets the lease clock count, and tells the followers its state.
@@ -160,6 +166,7 @@ impl RaftReplicator {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.batcher.refuse_if_cut_off();
             if let Some(lease_time) = self.batcher.lease_now() {
                 let leadership = *self.leadership.borrow();
                 self.peers.broadcast_beacon(&Beacon {
@@ -177,7 +184,7 @@ impl RaftReplicator {
         let mut metrics = self.raft.server_metrics();
         let mut served: Option<CommittedLeaderId> = None;
         loop {
-            let leads = self.raft.as_leader().ok().map(|leader| leader.to_committed_leader_id());
+            let leads = leads_by(&metrics.borrow_watched().vote, self.node_id);
             if served.is_some() && leads != served {
                 self.batcher.end();
                 served = None;
@@ -299,6 +306,15 @@ impl RaftReplicator {
         members.sort_by_key(|member| member.id);
         members
     }
+}
+
+/// The leadership of this node that a vote stands for. The vote must come from the metrics whose
+/// change was waited for: openraft's `as_leader` reads others, which are told later, and a leader
+/// that looks there too early would not hear that it leads.
+fn leads_by(vote: &Vote, node_id: NodeId) -> Option<CommittedLeaderId> {
+    let leader = vote.leader_id();
+    let leads = vote.is_committed() && *leader.node_id() == node_id;
+    leads.then(|| leader.to_committed())
 }
 
 fn as_ms(duration: Duration) -> u64 {

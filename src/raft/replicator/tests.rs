@@ -62,7 +62,7 @@ pub(crate) struct Node {
     pub(crate) machine: MachineHandle,
     pub(crate) replicator: Arc<RaftReplicator>,
     asked: Arc<Nobody>,
-    running: JoinHandle<()>,
+    pub(crate) running: JoinHandle<()>,
 }
 
 impl Node {
@@ -198,4 +198,40 @@ fn what_is_pending_is_bounded_and_keeps_the_oldest() {
     }
     assert_eq!(heard.pending.len(), BEACONS_PENDING_MAX);
     assert!(heard.reached(0).is_some());
+}
+
+impl Node {
+    /// A cluster of this node alone.
+    pub(crate) async fn alone(disk: &Disk) -> Self {
+        let node = Self::start(disk, 100).await;
+        let members = BTreeMap::from([(1, member("p1:1"))]);
+        node.raft.initialize(members).await.expect("a cluster");
+        let mut leadership = node.replicator.leadership();
+        let serving = leadership.wait_for(|now| now.serving_here);
+        tokio::time::timeout(PATIENCE, serving).await.expect("it leads").expect("it runs");
+        node
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_raft_stopped_serves_no_more_and_says_so() {
+    let disk = Disk::new();
+    let mut node = Node::alone(&disk).await;
+    assert_eq!(node.replicator.propose(Command::Advance).await, Ok(Outcome::Done));
+    node.raft.shutdown().await.expect("Raft stops");
+    let ended = tokio::time::timeout(PATIENCE, &mut node.running).await;
+    ended.expect("run returns").expect("without a panic");
+    let now = *node.replicator.leadership().borrow();
+    assert_eq!((now.leader_id, now.serving_here), (None, false));
+    let refused = node.replicator.propose(Command::Advance).await;
+    assert_eq!(refused, Err(ProposeError::NotLeader(None)));
+    node.machine.close();
+}
+
+#[test]
+fn only_a_committed_vote_for_this_node_means_that_it_leads() {
+    let leads = |vote| leads_by(&vote, 1).map(|id| id.term);
+    assert_eq!(leads(Vote::new_committed(3, 1)), Some(3));
+    assert_eq!(leads(Vote::new(3, 1)), None, "a candidate does not lead");
+    assert_eq!(leads(Vote::new_committed(3, 2)), None, "another one does");
 }
