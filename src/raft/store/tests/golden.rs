@@ -10,6 +10,7 @@ use oarlock_core::ids::{Permits, Reason, SessionId, Value};
 use openraft::Membership;
 
 use super::*;
+use crate::raft::store::files::Files;
 use crate::raft::store::identity::Identity;
 use crate::raft::store::snapshot::{Header, SnapshotWriter};
 use crate::raft::types::{Member, StoredMembership};
@@ -182,11 +183,11 @@ fn the_bytes_of_every_row_in_sled_are_fixed() {
 #[test]
 fn the_bytes_of_a_snapshot_are_fixed() {
     let dir = directory();
-    let path = dir.path().join("file");
+    let files: Arc<dyn Files> = Arc::new(Disk::open(dir.path()).expect("open"));
     let Position { last_applied: last_log_id, membership: last_membership } = position();
     let meta = SnapshotMeta { last_log_id, last_membership };
-    let mut writer =
-        SnapshotWriter::create(path.clone(), Header::new(CLUSTER, meta, 2)).expect("create");
+    let header = Header::new(CLUSTER, meta, 2);
+    let mut writer = SnapshotWriter::create(&files, "file".to_owned(), header).expect("create");
     let mut sum = 0_u64;
     for (key, value) in [(&b"k"[..], &b"value"[..]), (b"l", b"")] {
         writer.push(key, value).expect("push");
