@@ -28,3 +28,11 @@ fuzz-api examples="500" seed="1":
 # Locks and releases so many names and checks that memory and disk stay flat (20 minutes for ten million).
 names count="10000000":
     OARLOCK_NAMES={{count}} cargo test --release --locked --test it f14 -- --nocapture
+
+# Runs so many hostile inputs through each decoder.
+fuzz runs="100000" seed="1":
+    OARLOCK_FUZZ_RUNS={{runs}} OARLOCK_FUZZ_SEED={{seed}} cargo test --locked --test fuzz
+
+# Cuts the power of the store at every call to the disk, and once more after each cut: the long form.
+crash-points scripts="200" seed="1":
+    OARLOCK_CRASH_STRIDE=1 OARLOCK_FLIPS=5000 OARLOCK_CRASH_SCRIPTS={{scripts}} OARLOCK_CRASH_SEED={{seed}} cargo test --release --locked --lib raft::store::crash

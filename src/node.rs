@@ -107,7 +107,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     wire(&handlers, &machine, &service, &replicator, (raft.clone(), Arc::clone(&snapshots)));
     settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
-    tasks.spawn(Arc::clone(&replicator).run());
+    let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
     tasks.spawn({
         let service = Arc::clone(&service);
         async move { service.expire().await }
@@ -124,9 +124,21 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     serve_http(api, &config, &service, &metrics, &replicator, &stop).await;
 
     shut_down(&replicator, &mut tasks).await;
-    tokio::task::spawn_blocking(move || machine.close())
-        .await
-        .map_err(|error| NodeError(format!("close the state: {error}")))
+    let closed = tokio::task::spawn_blocking(move || machine.close()).await;
+    closed.map_err(|error| NodeError(format!("close the state: {error}")))?;
+    serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))?
+}
+
+/// Runs what stands on Raft until Raft is gone. Without a stop that is an error, and the node
+/// stops: it could only refuse from then on, and whoever started it should know.
+async fn run_raft(replicator: Arc<RaftReplicator>, stop: Stop) -> Result<(), NodeError> {
+    replicator.run().await;
+    if stop.is_triggered() {
+        return Ok(());
+    }
+    tracing::error!("Raft ended by itself: this node stops");
+    stop.trigger();
+    Err(NodeError("run Raft: it ended by itself; the lines before this say why".to_owned()))
 }
 
 fn replicator(
@@ -271,8 +283,13 @@ fn wire(
     replicator: &Arc<RaftReplicator>,
     raft: (RaftHandle, Arc<Snapshots>),
 ) {
-    let upcalls = Arc::clone(service);
-    machine.on_events(Box::new(move |events, _| upcalls.applied(events)));
+    // Weak, because the service stands on the machine: they would keep each other for ever.
+    let upcalls = Arc::downgrade(service);
+    machine.on_events(Box::new(move |events, _| {
+        if let Some(upcalls) = upcalls.upgrade() {
+            upcalls.applied(events);
+        }
+    }));
     let upcalls = Arc::clone(service);
     let _only_once = handlers.call.set(Box::new(move |call| Upcalls::call(&*upcalls, call)));
     let hears = Arc::clone(replicator);
@@ -416,4 +433,42 @@ async fn hand_over(replicator: &Arc<RaftReplicator>) {
     }
     let mut leadership = replicator.leadership();
     let _gone_or_stopped = leadership.wait_for(|now| !now.serving_here).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::replicator::tests::{Disk as TestDisk, Node};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stopped_node_leaves_nothing_behind() {
+        let disk = TestDisk::new();
+        let Node { raft, machine, replicator, running, .. } = Node::alone(&disk).await;
+        let observer = Metrics::new();
+        let ids = Box::new(random_u128);
+        let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
+        let handlers = Handlers::default();
+        wire(&handlers, &machine, &service, &replicator, (raft.clone(), machine.snapshots()));
+        raft.shutdown().await.expect("Raft stops");
+        running.await.expect("it runs to its end");
+        machine.close();
+        let kept = (Arc::downgrade(&service), Arc::downgrade(&replicator));
+        drop((handlers, service, replicator, machine, raft));
+        assert!(kept.0.upgrade().is_none(), "the service is gone");
+        assert!(kept.1.upgrade().is_none(), "and what it stands on");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_raft_that_ends_by_itself_ends_the_node_with_an_error() {
+        let disk = TestDisk::new();
+        let Node { raft, machine, replicator, running, .. } = Node::alone(&disk).await;
+        let stop = Stop::new();
+        let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
+        raft.shutdown().await.expect("Raft stops");
+        let ended = serving.await.expect("no panic").expect_err("nobody asked for it");
+        assert!(ended.to_string().contains("ended by itself"), "{ended}");
+        assert!(stop.is_triggered(), "the rest of the node stops as well");
+        running.await.expect("it runs to its end");
+        machine.close();
+    }
 }

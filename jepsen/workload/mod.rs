@@ -156,7 +156,8 @@ fn body(request: u64, mode: Mode, ttl_ms: u64) -> AcquireRequest {
         ttl_ms: TtlMs::Ms(ttl_ms),
         mode: Some(mode),
         wait_ms: Some(WAIT_MS),
-        request_id: Some(format!("00000000-0000-4000-8000-{request:012x}")),
+        // The client makes an id of its own, and then knows when it was first used.
+        request_id: None,
         ..AcquireRequest::default()
     }
 }

@@ -8,8 +8,9 @@ pub(super) async fn run(mut worker: Worker) {
         let (name, request, ttl_ms) =
             (worker.some_lock(), worker.next_request(), worker.some_ttl_ms());
         let ask = |client| {
-            let asked = (request, Mode::Exclusive);
-            acquire(&worker, client, &name, asked, body(request, Mode::Exclusive, ttl_ms))
+            let mut body = body(request, Mode::Exclusive, ttl_ms);
+            body.request_id = Some(format!("00000000-0000-4000-8000-{request:012x}"));
+            acquire(&worker, client, &name, (request, Mode::Exclusive), body)
         };
         let answers = tokio::join!(ask(&worker.clients[0]), ask(&worker.clients[1]));
         let mut lease = None;

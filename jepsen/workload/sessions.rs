@@ -56,7 +56,6 @@ async fn hold(worker: &mut Worker, session_id: &str, lives_until: Duration) {
     let Some((lease_id, _)) = answer.held else { return worker.history.claim(claim) };
     // A session may end with its TTL even if the lease came late in it.
     claim.expires_from = lives_until;
-    claim.believed_until = lives_until;
     let pause = Duration::from_millis(worker.chance.below(80));
     tokio::time::sleep(pause.min(lives_until.saturating_sub(worker.now()))).await;
     claim.releases(worker.now());

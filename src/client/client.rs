@@ -70,13 +70,14 @@ impl Client {
 
     /// Takes a lock, or waits for it as long as the request says. The request gets a request id
     /// if it has none, so that a lost answer costs no second lock. Also says how long the grant
-    /// may be believed.
+    /// may be believed: if the request brings an id, it may be a repeat of one that was sent nobody
+    /// knows when, so the time that it waited is not counted; renew then, before relying on it.
     pub async fn acquire(
         &self,
         name: &str,
         mut request: AcquireRequest,
     ) -> Result<(Lease, Trust), ClientError> {
-        request.request_id.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
+        let trust = trust_by(&mut request.request_id);
         let sent_at = since_boot();
         let wait = Duration::from_millis(request.wait_ms.unwrap_or(0));
         let path = lock_path(name);
@@ -84,7 +85,7 @@ impl Client {
         let deadline = self.options.deadline + wait;
         let call = Call { method: Method::POST, path: &path, body, repeatable: true, deadline };
         let lease: Lease = self.call(call).await?;
-        let trust = Trust::new(sent_at, lease.waited_ms, lease.ttl_ms);
+        let trust = trust(sent_at, &lease);
         Ok((lease, trust))
     }
 
@@ -93,7 +94,7 @@ impl Client {
         let sent_at = since_boot();
         let path = format!("/v1/leases/{}/renew", utf8_percent_encode(lease_id, QUERY));
         let lease: Lease = self.simple(Method::POST, &path, true).await?;
-        let trust = Trust::new(sent_at, 0, lease.ttl_ms);
+        let trust = Trust::of_repeat(sent_at, &lease);
         Ok((lease, trust))
     }
 
@@ -272,6 +273,15 @@ impl Client {
             None => Err(Lost::NotSent("no connection".to_owned())),
         }
     }
+}
+
+/// Gives a request an id if it has none; how to believe its answer follows from that.
+pub(crate) fn trust_by(request_id: &mut Option<String>) -> fn(Duration, &Lease) -> Trust {
+    if request_id.is_some() {
+        return Trust::of_repeat;
+    }
+    *request_id = Some(uuid::Uuid::new_v4().to_string());
+    Trust::of_grant
 }
 
 struct Progress {

@@ -200,6 +200,11 @@ impl Machine {
         queue.into_iter().flat_map(Queue::iter).map(|(_, lease_id)| lease_id).collect()
     }
 
+    /// Whether a request with this id would be a repeat.
+    pub fn knows_request(&self, request_id: RequestId) -> bool {
+        self.memory.by_request(Some(request_id)).is_some()
+    }
+
     /// The leases that wait under a request id, with their locks: one, or all that it asked for
     /// together.
     pub fn waiting_of_request(&self, request_id: RequestId) -> Vec<(LockName, LeaseId)> {

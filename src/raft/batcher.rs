@@ -3,9 +3,11 @@
 //! A command is stamped with lease time when it arrives and queued. Commands that arrive while
 //! entries are in flight share the next one; when nothing is in flight nothing waits. Stamps
 //! belong to one leadership: what is still queued when it ends is answered *not done* and dropped,
-//! never proposed under the next one.
+//! never proposed under the next one. The same becomes of what waits when the leader has lost touch
+//! with a majority: its callers need not wait for their deadlines to learn that nothing happened.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oarlock_core::command::{Command, Entry, LEVEL};
@@ -18,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::raft::clock::{self, LeaseClock};
+use crate::raft::size::{ENTRY_BYTES_MAX, command_bytes};
 use crate::raft::types::{Callback, CommittedLeaderId, Outcomes, Proposal, RaftHandle, TypeConfig};
 use crate::service::replicator::ProposeError;
 
@@ -33,11 +36,38 @@ const FURTHER_ENTRY_COMMANDS_MIN: usize = 32;
 /// comes later is better refused than delayed past its deadline.
 const QUEUED_COMMANDS_MAX: usize = 100_000;
 
+/// Their encoded size; a bound for those that carry much.
+const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Where entries go.
+pub(crate) trait EntryLog {
+    /// Hands an entry over, to be proposed under that leadership only. False once nothing can be
+    /// proposed any more; then the callback was dropped.
+    fn write(
+        &self,
+        leader: CommittedLeaderId,
+        entry: Entry,
+        landed: Callback<ClientWriteResult<TypeConfig>>,
+    ) -> impl Future<Output = bool> + Send;
+}
+
+impl EntryLog for RaftHandle {
+    async fn write(
+        &self,
+        leader: CommittedLeaderId,
+        entry: Entry,
+        landed: Callback<ClientWriteResult<TypeConfig>>,
+    ) -> bool {
+        Self::write(self, Proposal(entry)).with_leader(leader).responder(landed).await.is_ok()
+    }
+}
+
 type ReplySender = oneshot::Sender<Result<Outcome, ProposeError>>;
 
 struct Item {
     at: LeaseTime,
     command: Command,
+    bytes: usize,
     reply: Option<ReplySender>,
 }
 
@@ -47,6 +77,8 @@ struct Inbox {
     /// Whether the leadership's first command is applied, so that others may follow.
     open: bool,
     items: VecDeque<Item>,
+    /// Of all items.
+    bytes: usize,
     in_flight: usize,
 }
 
@@ -58,6 +90,25 @@ impl Inbox {
             ENTRIES_IN_FLIGHT_MAX.. => false,
             _ => self.items.len() >= FURTHER_ENTRY_COMMANDS_MIN,
         }
+    }
+
+    fn push(&mut self, item: Item) {
+        self.bytes += item.bytes;
+        self.items.push_back(item);
+    }
+
+    /// What the next entry carries: the front of the queue, within the bounds of an entry.
+    fn take_entry(&mut self) -> VecDeque<Item> {
+        let mut bytes = 0;
+        let fits = |item: &&Item| {
+            bytes += item.bytes;
+            bytes <= ENTRY_BYTES_MAX
+        };
+        let count = self.items.iter().take(COMMANDS_PER_ENTRY_MAX).take_while(fits).count().max(1);
+        let later = self.items.split_off(count.min(self.items.len()));
+        let taken = std::mem::replace(&mut self.items, later);
+        self.bytes -= taken.iter().map(|item| item.bytes).sum::<usize>();
+        taken
     }
 }
 
@@ -71,16 +122,17 @@ pub(crate) struct Batcher {
 }
 
 impl Batcher {
-    /// `counts_until` tells until when the leader's last quorum acknowledgement is good; `wall_ms` dates entries for display; `observe`
-    /// hears the commit latency and the number of commands of each entry.
+    /// `counts_until` tells until when the leader's last quorum acknowledgement is good, `wall_ms`
+    /// dates entries for display, and `observe` hears the commit latency and the number of commands
+    /// of each entry.
     pub(crate) fn new(
         clock: LeaseClock,
         counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
         wall_ms: fn() -> u64,
         observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
     ) -> Arc<Self> {
-        let inbox =
-            Inbox { clock, leader: None, open: false, items: VecDeque::new(), in_flight: 0 };
+        let items = VecDeque::new();
+        let inbox = Inbox { clock, leader: None, open: false, items, bytes: 0, in_flight: 0 };
         let (inbox, wake) = (Mutex::new(inbox), Notify::new());
         Arc::new(Self { inbox, wake, counts_until, wall_ms, observe })
     }
@@ -104,7 +156,8 @@ impl Batcher {
         debug_assert!(inbox.items.is_empty(), "the former leadership was ended");
         inbox.leader = Some(leader);
         inbox.clock.start(base, clock::now());
-        inbox.items.push_back(Item { at: base, command: Command::DetachAll, reply: Some(reply) });
+        let (command, reply) = (Command::DetachAll, Some(reply));
+        inbox.push(Item { at: base, bytes: command_bytes(&command), command, reply });
         drop(inbox);
         self.wake.notify_one();
         heard
@@ -122,12 +175,29 @@ impl Batcher {
         inbox.leader = None;
         inbox.open = false;
         inbox.clock.stop();
+        inbox.bytes = 0;
         let dropped = std::mem::take(&mut inbox.items);
         drop(inbox);
         for item in dropped {
-            if let Some(reply) = item.reply {
-                let _caller_may_be_gone = reply.send(Err(ProposeError::NotLeader(None)));
-            }
+            tell(item.reply, Err(ProposeError::NotLeader(None)));
+        }
+    }
+
+    /// Answers what waits for an entry *not done* once the leader has lost touch with a majority:
+    /// the entries in flight may stay there for as long as that lasts. What nobody waits for stays.
+    pub(crate) fn refuse_if_cut_off(&self) {
+        if clock::now() <= (self.counts_until)() {
+            return;
+        }
+        let mut inbox = self.inbox();
+        let waiting = std::mem::take(&mut inbox.items);
+        let (refused, kept): (VecDeque<_>, VecDeque<_>) =
+            waiting.into_iter().partition(|item| item.reply.is_some());
+        inbox.bytes = kept.iter().map(|item| item.bytes).sum();
+        inbox.items = kept;
+        drop(inbox);
+        for item in refused {
+            tell(item.reply, Err(ProposeError::NotLeader(None)));
         }
     }
 
@@ -143,7 +213,7 @@ impl Batcher {
         command: Command,
         reply: Option<ReplySender>,
     ) -> Result<(), ProposeError> {
-        let until = (self.counts_until)();
+        let (until, bytes) = ((self.counts_until)(), command_bytes(&command));
         let mut inbox = self.inbox();
         let at = match inbox.clock.read(clock::now(), until) {
             Some(at) if inbox.open => at,
@@ -151,10 +221,12 @@ impl Batcher {
         };
         // A detach is bounded by the calls that wait here, and losing it would keep a dead waiter.
         let bounded = !matches!(command, Command::Detach { .. });
-        if bounded && inbox.items.len() >= QUEUED_COMMANDS_MAX {
+        let full = inbox.items.len() >= QUEUED_COMMANDS_MAX
+            || inbox.bytes.saturating_add(bytes) > QUEUED_BYTES_MAX;
+        if bounded && full {
             return Err(ProposeError::NotDone("too many commands wait for the log"));
         }
-        inbox.items.push_back(Item { at, command, reply });
+        inbox.push(Item { at, command, bytes, reply });
         let due = inbox.may_fly();
         drop(inbox);
         if due {
@@ -163,8 +235,8 @@ impl Batcher {
         Ok(())
     }
 
-    /// Writes entries until the Raft core is gone; the owner drops or aborts it at shutdown.
-    pub(crate) async fn run(self: Arc<Self>, raft: RaftHandle) {
+    /// Writes entries until the log takes none; the owner drops or aborts it at shutdown.
+    pub(crate) async fn run(self: Arc<Self>, log: impl EntryLog) {
         loop {
             let Some((leader, items)) = self.take() else {
                 self.wake.notified().await;
@@ -175,10 +247,9 @@ impl Batcher {
             let entry = Entry { level: LEVEL, wall_ms: (self.wall_ms)(), commands };
             let flight = Flight { batcher: Arc::clone(&self), replies, since: clock::now() };
             let callback = Callback::new(move |result| flight.land(result));
-            let request = raft.write(Proposal(entry)).with_leader(leader).responder(callback);
-            if request.await.is_err() {
-                // The callback was dropped with the request, so the callers know; no more entries
-                // can be written by this process.
+            if !log.write(leader, entry, callback).await {
+                // Who was in the entry knows by the dropped callback; who waits must learn it.
+                self.end();
                 return;
             }
         }
@@ -191,9 +262,7 @@ impl Batcher {
             return None;
         }
         inbox.in_flight += 1;
-        let rest = inbox.items.len().min(COMMANDS_PER_ENTRY_MAX);
-        let later = inbox.items.split_off(rest);
-        Some((leader, std::mem::replace(&mut inbox.items, later)))
+        Some((leader, inbox.take_entry()))
     }
 }
 
@@ -252,3 +321,6 @@ fn propose_error(error: &ClientWriteError<TypeConfig>) -> ProposeError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

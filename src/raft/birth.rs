@@ -49,6 +49,10 @@ pub async fn await_birth(
         }
         let answers = probe_all(peers, own_id, first_members, rounds).await;
         rounds = rounds.saturating_add(1);
+        // Born meanwhile: who answered last may have done so from the cluster that this began.
+        if let Ok(born) = offers.try_recv() {
+            return Ok(born);
+        }
         refuse_if_lost(own_id, first_members, answers.values())?;
         if lowest && answers.len() + 1 == first_members.len() {
             let identity = mint(own_id, first_members, answers.values());
@@ -175,3 +179,6 @@ pub(crate) fn random_u128() -> u128 {
     assert!(filled.is_ok(), "the system has no randomness: {filled:?}");
     u128::from_le_bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests;

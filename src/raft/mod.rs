@@ -5,6 +5,7 @@ pub mod birth;
 pub mod clock;
 pub mod replicator;
 pub mod settings;
+mod size;
 pub mod store;
 pub mod transport;
 pub mod types;

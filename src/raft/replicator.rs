@@ -14,12 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oarlock_core::command::Command;
+use oarlock_core::ids::RequestId;
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::time::LeaseTime;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::vote::RaftLeaderId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -27,7 +29,7 @@ use crate::raft::batcher::Batcher;
 use crate::raft::clock::{self, LeaseClock};
 use crate::raft::store::machine::MachineHandle;
 use crate::raft::transport::{Beacon, Peers};
-use crate::raft::types::{CommittedLeaderId, RaftHandle};
+use crate::raft::types::{CommittedLeaderId, RaftHandle, Vote};
 use crate::service::replicator::{
     Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError, Replicator,
     Reply,
@@ -147,13 +149,18 @@ impl RaftReplicator {
         heard.hear(beacon, clock::now());
     }
 
-    /// Runs the batcher, follows leadership and sends beacons until the future is dropped.
+    /// Runs the batcher, follows leadership and sends beacons until Raft is gone, by a shutdown or
+    /// by an error of its own; then nobody serves here and nothing that waited is left waiting.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(
-            Arc::clone(&self.batcher).run(self.raft.clone()),
-            self.follow_leadership(),
-            self.beat(),
-        );
+        tokio::select! {
+            () = Arc::clone(&self.batcher).run(self.raft.clone()) => {}
+            () = self.follow_leadership() => {}
+            () = self.beat() => {}
+        }
+        self.batcher.end();
+        self.leadership.send_modify(|known| {
+            *known = Leadership { leader_id: None, serving_here: false, ..*known };
+        });
     }
 
     /// Every heartbeat interval: lets the lease clock count, and tells the followers its state.
@@ -162,6 +169,7 @@ impl RaftReplicator {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.batcher.refuse_if_cut_off();
             if let Some(lease_time) = self.batcher.lease_now() {
                 let leadership = *self.leadership.borrow();
                 self.peers.broadcast_beacon(&Beacon {
@@ -179,7 +187,7 @@ impl RaftReplicator {
         let mut metrics = self.raft.server_metrics();
         let mut served: Option<CommittedLeaderId> = None;
         loop {
-            let leads = self.raft.as_leader().ok().map(|leader| leader.to_committed_leader_id());
+            let leads = leads_by(&metrics.borrow_watched().vote, self.node_id);
             if served.is_some() && leads != served {
                 self.batcher.end();
                 served = None;
@@ -227,10 +235,12 @@ impl RaftReplicator {
         }
     }
 
+    /// Tells the service who leads, and the transport who is a member.
     fn publish(&self, serving_here: bool) {
         let metrics = self.raft.server_metrics();
         let now = {
             let metrics = metrics.borrow_watched();
+            self.peers.set_members(metrics.membership_config.nodes().map(|(id, node)| (*id, node)));
             let mut voters = metrics.membership_config.voter_ids();
             let alone = voters.next() == Some(self.node_id) && voters.next().is_none();
             self.alone.store(alone, Ordering::Release);
@@ -301,17 +311,26 @@ impl RaftReplicator {
     }
 }
 
+/// The leadership of this node that a vote stands for. The vote must come from the metrics whose
+/// change was waited for: openraft's `as_leader` reads others, which are told later, and a leader
+/// that looks there too early would not hear that it leads.
+fn leads_by(vote: &Vote, node_id: NodeId) -> Option<CommittedLeaderId> {
+    let leader = vote.leader_id();
+    let leads = vote.is_committed() && *leader.node_id() == node_id;
+    leads.then(|| leader.to_committed())
+}
+
 fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a full disk refuses: all that makes the state grow.
-fn takes_room(command: &Command) -> bool {
-    match command {
-        Command::Acquire(_)
-        | Command::AcquireMany(_)
-        | Command::OpenSession(_)
-        | Command::SetValue { value: Some(_), .. } => true,
+fn takes_room(command: &Command, is_known: impl Fn(RequestId) -> bool) -> bool {
+    let request_id = match command {
+        Command::Acquire(acquire) => acquire.request_id,
+        Command::AcquireMany(many) => many.request_id,
+        Command::OpenSession(open) => open.request_id,
+        Command::SetValue { value: Some(_), .. } => None,
         Command::Advance
         | Command::Attach { .. }
         | Command::Detach { .. }
@@ -323,13 +342,16 @@ fn takes_room(command: &Command) -> bool {
         | Command::CloseSession { .. }
         | Command::SetValue { value: None, .. }
         | Command::DeleteValue { .. }
-        | Command::HandOver(_) => false,
-    }
+        | Command::HandOver(_) => return false,
+    };
+    // A repeat makes nothing, and must not be told that nothing was done.
+    !request_id.is_some_and(is_known)
 }
 
 impl Replicator for RaftReplicator {
     async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        if (self.disk_is_low)() && takes_room(&command) {
+        let is_known = |id| self.with_machine(|machine| machine.knows_request(id));
+        if (self.disk_is_low)() && takes_room(&command, is_known) {
             return Err(ProposeError::NotDone(
                 "the disk of the leader is nearly full; releases still pass",
             ));
@@ -404,36 +426,4 @@ impl RaftReplicator {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn beacon(applied_index: u64) -> Beacon {
-        let lease_time = LeaseTime(0);
-        Beacon { leader_id: 1, term: 1, quorum_age_ms: Some(0), lease_time, applied_index }
-    }
-
-    #[test]
-    fn a_beacon_counts_once_its_state_is_applied_here() {
-        let mut heard = Heard::default();
-        let at = clock::now();
-        assert!(heard.reached(9).is_none(), "nothing was heard yet");
-        heard.hear(beacon(5), at);
-        heard.hear(beacon(7), at + Duration::from_millis(100));
-        assert!(heard.reached(4).is_none(), "a follower that lags does not know its age");
-        assert_eq!(heard.reached(6).map(|(beacon, _)| beacon.applied_index), Some(5));
-        assert_eq!(heard.reached(7).map(|(beacon, _)| beacon.applied_index), Some(7));
-        heard.hear(beacon(9), at);
-        let still = heard.reached(8).map(|(beacon, _)| beacon.applied_index);
-        assert_eq!(still, Some(7), "the age goes on from the newest state that is here");
-    }
-
-    #[test]
-    fn what_is_pending_is_bounded_and_keeps_the_oldest() {
-        let mut heard = Heard::default();
-        for index in 0..1_000 {
-            heard.hear(beacon(index), clock::now());
-        }
-        assert_eq!(heard.pending.len(), BEACONS_PENDING_MAX);
-        assert!(heard.reached(0).is_some());
-    }
-}
+pub(crate) mod tests;

@@ -17,8 +17,11 @@ use crate::service::replicator::Replicator;
 const ADVANCE_EVERY: Duration = Duration::from_secs(1);
 /// Pause between a call to look and looking: a busy queue costs one look per pause.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// Shortest sleep, so that a lease clock that stands still does not make this loop spin.
+/// Shortest sleep.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
+/// Shortest sleep while the lease clock stands still, so that this loop does not spin until the
+/// node knows that it leads no more.
+const STILL_SLEEP_MIN: Duration = Duration::from_millis(20);
 /// Pause after a refused `Advance`.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -67,6 +70,7 @@ impl<R: Replicator> Service<R> {
     }
 
     async fn expire_while_serving(&self) {
+        let mut looked_at = None;
         loop {
             // From here on every event rings, so that none slips in between looking and sleeping.
             self.alarm.sleeps_until.store(u64::MAX, Ordering::Release);
@@ -82,12 +86,21 @@ impl<R: Replicator> Service<R> {
                 }
                 continue;
             }
-            self.sleep(due, pending.then(|| ADVANCE_EVERY.saturating_sub(idle)), now).await;
+            let still = looked_at.replace(now) == Some(now);
+            let least = if still { STILL_SLEEP_MIN } else { SLEEP_MIN };
+            let tick = pending.then(|| ADVANCE_EVERY.saturating_sub(idle));
+            self.sleep(due, tick, now, least).await;
         }
     }
 
     /// Sleeps until the next deadline or tick, whichever is first, or until the alarm.
-    async fn sleep(&self, due: Option<LeaseTime>, tick: Option<Duration>, now: LeaseTime) {
+    async fn sleep(
+        &self,
+        due: Option<LeaseTime>,
+        tick: Option<Duration>,
+        now: LeaseTime,
+        least: Duration,
+    ) {
         let until_due = due.map(|due| Duration::from_micros(due.0.saturating_sub(now.0)));
         let pause = match (until_due, tick) {
             (Some(due), Some(tick)) => Some(due.min(tick)),
@@ -101,7 +114,7 @@ impl<R: Replicator> Service<R> {
         };
         tokio::select! {
             biased;
-            () = tokio::time::sleep(pause.max(SLEEP_MIN)) => {}
+            () = tokio::time::sleep(pause.max(least)) => {}
             () = self.alarm.rung.notified() => {
                 tokio::time::sleep(LOOK_PAUSE.min(pause)).await;
             }

@@ -138,7 +138,9 @@ fn a_second_process_on_a_directory_is_refused() {
 #[test]
 fn with_a_full_disk_releases_pass_new_locks_are_refused_and_work_resumes() {
     let mut cluster = Cluster::start();
-    let held = cluster.acquire("held", r#"{"owner":"h","ttl_ms":600000}"#);
+    let known =
+        r#"{"owner":"h","ttl_ms":600000,"request_id":"5e2f6a5c-8d0b-4b9e-9a43-0b6d5a2f7c11"}"#;
+    let held = cluster.acquire("held", known);
     // No disk has this much room, so every node sees itself as nearly full.
     let restart_all = |cluster: &mut Cluster, change: &dyn Fn(String) -> String| {
         for id in 1..=3 {
@@ -161,6 +163,8 @@ fn with_a_full_disk_releases_pass_new_locks_are_refused_and_work_resumes() {
         answer.text("detail").contains("disk").then_some(answer)
     });
     assert_eq!((refused.status, refused.text("outcome").as_str()), (503, "not_done"));
+    let repeated = cluster.acquire("held", known);
+    assert_eq!(repeated.number("token"), held.number("token"), "a repeat is told what was done");
     let released = cluster.insist("DELETE", &format!("/v1/leases/{}", held.text("lease_id")), "");
     assert_eq!(released.status, 200);
     restart_all(&mut cluster, &|text| text.replace(huge, ""));

@@ -171,7 +171,11 @@ impl Process {
                 // Refused when it was done before.
                 tokio::spawn(async move { raft.initialize(members).await.is_ok() });
             }
-            tokio::spawn(Arc::clone(&replicator).run());
+            let (running, ended) = (Arc::clone(&replicator), Arc::clone(&fatal));
+            tokio::spawn(async move {
+                running.run().await;
+                lock(&ended).get_or_insert_with(|| "Raft ended by itself".to_owned());
+            });
             let expires = Arc::clone(&service);
             tokio::spawn(async move { expires.expire().await });
             Ok::<_, io::Error>((service, replicator))

@@ -78,8 +78,8 @@ impl Run {
     }
 }
 
-/// Runs a script and gives it back with the answers of today.
-fn run(text: &str) -> String {
+/// Runs a script and gives it back with the answers of today. `wall_ms` is asked for each entry.
+fn run(text: &str, mut wall_ms: impl FnMut() -> u64) -> String {
     let mut lines = text.lines().filter(|line| !line.starts_with("  ")).peekable();
     let mut output: Vec<String> = Vec::new();
     let mut run = Run::new(Limits::default());
@@ -91,7 +91,7 @@ fn run(text: &str) -> String {
                 output.push(line.to_string());
                 commands.push(parse::command(line.trim_start_matches("+@")));
             }
-            let entry = Entry { level: LEVEL, wall_ms: 0, commands };
+            let entry = Entry { level: LEVEL, wall_ms: wall_ms(), commands };
             output.extend(run.apply(&entry));
         } else if let Some(question) = line.strip_prefix("? ") {
             let answers = show::answer(&run.machine, question);
@@ -111,7 +111,7 @@ fn every_script_gives_its_recorded_answers() {
     let mut wrong = Vec::new();
     for path in scripts() {
         let recorded = fs::read_to_string(&path).expect("a readable script");
-        let ran = std::panic::catch_unwind(|| run(&recorded));
+        let ran = std::panic::catch_unwind(|| run(&recorded, || 0));
         match ran {
             Ok(today) if today == recorded => {}
             Ok(today) if regenerate => fs::write(&path, today).expect("a writable script"),
@@ -122,6 +122,17 @@ fn every_script_gives_its_recorded_answers() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_wall_clock_that_jumps_by_years_changes_no_answer() {
+    let jumps = [0, u64::MAX, 1_767_225_600_000, 1, 4_000_000_000_000];
+    for path in scripts() {
+        let recorded = fs::read_to_string(&path).expect("a readable script");
+        let mut jumps = jumps.iter().cycle().copied();
+        let today = run(&recorded, || jumps.next().unwrap_or_default());
+        assert!(today == recorded, "{}\n{}", path.display(), difference(&recorded, &today));
+    }
 }
 
 /// The first line that differs.

@@ -1,5 +1,7 @@
 //! The state machine against its disk: what a node starts from after every kind of loss.
 
+mod golden;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -21,7 +23,7 @@ use crate::raft::store::machine::{MachineHandle, StateMachine};
 use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::start::{self, LogFacts, Options};
-use crate::raft::store::view::{Changes, Position, View, ViewOptions};
+use crate::raft::store::view::{Changes, Position, View, ViewOptions, open_unlocked};
 use crate::raft::types::{CommittedLeaderId, LogEntry, LogId, Proposal, SnapshotMeta};
 
 const CLUSTER: u128 = 11 << 77;
@@ -245,7 +247,7 @@ async fn one_changed_row_is_noticed() {
     node.apply(1..=60).await;
     node.snapshot().await;
     node.close();
-    let db = sled::Config::new().path(view_of(dir.path())).open().expect("sled");
+    let db = open_unlocked(&sled::Config::new().path(view_of(dir.path()))).expect("sled");
     let (key, value) = db.scan_prefix(b"r").nth(9).expect("a row").expect("readable");
     let mut value = value.to_vec();
     *value.last_mut().expect("not empty") ^= 1;

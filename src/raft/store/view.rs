@@ -407,7 +407,7 @@ fn sync_tree(path: &Path) -> io::Result<()> {
 
 /// Opens sled, and waits while its file is still locked: a closed sled of this process lets go only
 /// when its last background job ends. Another process cannot hold it, the directory is ours.
-fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+pub(super) fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
     let mut left = LOCKED_TRIES_MAX;
     loop {
         match config.open() {

@@ -3,6 +3,7 @@
 mod calls;
 mod fake;
 mod frames;
+mod golden;
 mod hello;
 mod rpcs;
 mod silence;

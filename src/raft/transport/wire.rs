@@ -14,6 +14,7 @@ use openraft::raft::{
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::raft::size::ENTRY_BYTES_MAX;
 use crate::raft::store::codec;
 use crate::raft::store::identity::Identity;
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
@@ -49,8 +50,8 @@ pub enum Purpose {
 impl Purpose {
     /// Largest frame; a longer one is refused by its length alone.
     ///
-    /// An append holds at least one entry, and an entry up to 4096 commands of at most 5 KiB: a
-    /// bound below that would stop replication for good.
+    /// An append holds at least one entry, so a bound below the largest would stop replication for
+    /// good; what is above it leaves room for the entries that share a read of the log.
     pub(super) const fn frame_bytes_max(self) -> usize {
         match self {
             Self::Append => 32 * 1024 * 1024,
@@ -60,15 +61,7 @@ impl Purpose {
     }
 }
 
-const _: () = assert!(
-    oarlock_core::limits::COMMANDS_PER_ENTRY_MAX
-        * (oarlock_core::limits::METADATA_BYTES_MAX
-            + oarlock_core::limits::NAME_BYTES_MAX
-            + oarlock_core::limits::OWNER_BYTES_MAX
-            + 512)
-        < Purpose::Append.frame_bytes_max(),
-    "the largest entry fits into a frame"
-);
+const _: () = assert!(2 * ENTRY_BYTES_MAX < Purpose::Append.frame_bytes_max(), "an entry fits");
 
 /// First frame of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -65,17 +65,24 @@ impl<'a> Moment<'a> {
 
     /// Takes the next call.
     pub(super) fn take(&mut self, call: &'a Call) {
-        let synced = |pending: &Call| match (call, pending) {
-            (Call::Sync { file }, Call::Write { file: written, .. }) => file == written,
-            (Call::SyncDir, pending) => !is_write(pending),
-            _ => false,
+        let saved = |pending: &Call| match call {
+            Call::Sync { file } => {
+                matches!(pending, Call::Write { file: written, .. } if file == written)
+            }
+            Call::SyncDir => !is_write(pending),
+            Call::Create { .. }
+            | Call::Write { .. }
+            | Call::Rename { .. }
+            | Call::Remove { .. } => false,
         };
         match call {
             Call::Sync { .. } | Call::SyncDir => {
                 let unsynced = std::mem::take(&mut self.unsynced);
                 let (now, later): (Vec<_>, Vec<_>) =
-                    unsynced.into_iter().partition(|pending| synced(pending));
-                now.into_iter().for_each(|call| self.synced.apply(call));
+                    unsynced.into_iter().partition(|pending| saved(pending));
+                for call in now {
+                    self.synced.apply(call);
+                }
                 self.unsynced = later;
             }
             Call::Create { .. }
@@ -135,10 +142,12 @@ impl<'a> Moment<'a> {
                 content.apply(call);
             }
         }
-        let partly = match survival {
-            Survival::Torn { write, cut, side } => Some((write, Some((cut, side)))),
-            Survival::Hollow(write) => Some((write, None)),
-            _ => None,
+        let partly = if let Survival::Torn { write, cut, side } = survival {
+            Some((write, Some((cut, side))))
+        } else if let Survival::Hollow(write) = survival {
+            Some((write, None))
+        } else {
+            None
         };
         if let Some((write, part)) = partly
             && let Some(Call::Write { file, offset, bytes }) = self.unsynced.get(write)

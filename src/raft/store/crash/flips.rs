@@ -4,6 +4,8 @@
 //! The one exception is a last group without its witness, as a power cut may leave it: damage there
 //! looks like a write that was torn.
 
+use std::io::Write;
+
 use super::disk::{Moment, Survival};
 use super::log::Log;
 use super::oracle::State;
@@ -84,13 +86,13 @@ impl Flips {
     /// The image of a script: closed, or cut when all of it was on the disk but the last witness.
     fn of(script: Script, closed: bool) -> Self {
         let trace = record(&script);
-        let steps = script.steps.len();
-        let acknowledged = |at: &usize| trace.progress_after(*at).acknowledged == Some(steps);
         let end = trace.calls.len();
-        let told = (0..=end).find(acknowledged).expect("all is acknowledged in the end");
+        let Progress { acknowledged, submitted } = trace.progress_after(end);
+        let is_told = |at: &usize| trace.progress_after(*at).acknowledged == acknowledged;
+        let told = (0..=end).find(is_told).unwrap_or(end);
         let image = Moment::after(&trace, if closed { end } else { told }).image(Survival::All);
         let earlier = (0..told).filter_map(|at| trace.progress_after(at).acknowledged).max();
-        let vouched = Progress { acknowledged: earlier, submitted: steps };
+        let vouched = Progress { acknowledged: earlier, submitted };
         let log = Log::new(script);
         let whole = log.read(&Recorder::new(image.clone())).expect("it is whole");
         Self { log, image, whole, vouched }
@@ -122,7 +124,7 @@ impl Flips {
             self.log.oracle.judge(self.vouched, &found)?;
             verdicts.excused += 1;
         }
-        if bit % 8 != 0 {
+        if !bit.is_multiple_of(8) {
             return Ok(());
         }
         // The first start has repaired what it took for torn; the second finds the same and goes on.
@@ -140,22 +142,33 @@ impl Flips {
         let mut verdicts = Verdicts::default();
         for (name, bit) in bits(&self.image) {
             self.judge(&name, bit, &mut verdicts).unwrap_or_else(|why| {
-                panic!("{}, bit {bit} of {name}: {why}", self.log.script.name)
+                let (script, seed, flips) =
+                    (&self.log.script.name, settings::seed(), settings::flips());
+                panic!(
+                    "{script}, bit {bit} of {name}: {why}\n  OARLOCK_CRASH_SEED={seed} \
+                     OARLOCK_FLIPS={flips} cargo test --lib raft::store::crash::flips"
+                )
             });
         }
         verdicts
     }
 }
 
+/// Flips bits of the script's log, closed and cut.
+fn flip(script: &Script) {
+    for closed in [true, false] {
+        let verdicts = Flips::of(script.clone(), closed).run();
+        let _no_terminal =
+            writeln!(std::io::stderr(), "{}, closed {closed}: {verdicts:?}", script.name);
+        assert!(verdicts.exact > 0 && verdicts.refused > 0, "{verdicts:?}");
+        assert!(!closed || verdicts.excused == 0, "{verdicts:?}");
+    }
+}
+
 #[test]
 fn a_flipped_bit_is_recovered_from_exactly_or_refused() {
-    for script in [Script::singly(), Script::in_groups(), Script::large()] {
-        for closed in [false, true] {
-            let name = script.name.clone();
-            let verdicts = Flips::of(script.clone(), closed).run();
-            eprintln!("{name}, closed {closed}: {verdicts:?}");
-            assert!(verdicts.exact > 0 && verdicts.refused > 0, "{verdicts:?}");
-            assert_eq!(verdicts.excused > 0, !closed, "{name}: {verdicts:?}");
-        }
+    [Script::singly(), Script::in_groups(), Script::large()].iter().for_each(flip);
+    if settings::is_long() {
+        settings::for_each_seed(|seed| flip(&Script::random(seed)));
     }
 }

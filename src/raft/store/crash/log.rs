@@ -135,7 +135,5 @@ fn a_cut_at_any_call_of_scripts_made_by_chance_keeps_what_was_acknowledged() {
         let script = Script::named(&only.script).expect("OARLOCK_CRASH_POINT names a script");
         return run(&Log::new(script));
     }
-    for seed in settings::seed()..settings::seed() + settings::scripts() {
-        run(&Log::new(Script::random(seed)));
-    }
+    settings::for_each_seed(|seed| run(&Log::new(Script::random(seed))));
 }

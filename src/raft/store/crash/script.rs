@@ -125,7 +125,7 @@ pub(super) fn entry(term: u64, index: u64, commands: usize) -> LogEntry {
         return LogEntry::new_blank(id(term, index));
     }
     let mut random = Random::new(term << 32 | index);
-    let command = |_| (LeaseTime(random.next()), Command::Advance);
+    let command = |_| (LeaseTime(random.number()), Command::Advance);
     let commands = (0..commands).map(command).collect();
     LogEntry::new_normal(
         id(term, index),

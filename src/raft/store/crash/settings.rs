@@ -59,22 +59,34 @@ pub(super) fn only() -> Option<Place> {
     Some(text.parse().unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// How many scripts made by chance.
-pub(super) fn scripts() -> usize {
-    number("OARLOCK_CRASH_SCRIPTS", 2)
-}
-
-/// Seed of the first of them; the others follow it.
+/// Seed of what is made by chance; that of the first script, the others follow it.
 pub(super) fn seed() -> usize {
     number("OARLOCK_CRASH_SEED", 1)
 }
 
-/// Of so many first cuts, one is followed by every second cut; 1 in the long form.
+/// Does the work for each script made by chance, on all processors.
+pub(super) fn for_each_seed(work: impl Fn(usize) + Sync) {
+    let (first, scripts) = (seed(), number("OARLOCK_CRASH_SCRIPTS", 2));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let work = &work;
+            scope.spawn(move || (first + thread..first + scripts).step_by(threads).for_each(work));
+        }
+    });
+}
+
+/// Of so many first cuts, one is followed by every second cut.
 pub(super) fn stride() -> usize {
-    number("OARLOCK_CRASH_STRIDE", 16).max(1)
+    number("OARLOCK_CRASH_STRIDE", 48).max(1)
+}
+
+/// Whether every first cut is followed by every second one.
+pub(super) fn is_long() -> bool {
+    stride() == 1
 }
 
 /// How many bits are flipped besides those of heads and headers.
 pub(super) fn flips() -> usize {
-    number("OARLOCK_FLIPS", 400)
+    number("OARLOCK_FLIPS", 200)
 }

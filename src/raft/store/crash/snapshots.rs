@@ -18,8 +18,9 @@ use crate::raft::types::{LogId, SnapshotMeta, StoredMembership};
 
 const CLUSTER: u128 = 5 << 80;
 
-/// Bytes of one piece of a received snapshot.
-const PIECE_BYTES: usize = 1500;
+/// A received snapshot comes in so many pieces. Every one is an unsynced write, and the cuts grow
+/// with their square.
+const PIECES: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -33,7 +34,7 @@ enum Way {
 
 /// Snapshots in order of their positions; each is `rows` rows of up to `bytes` bytes.
 struct Script {
-    name: &'static str,
+    name: String,
     bytes: usize,
     steps: Vec<Way>,
 }
@@ -63,7 +64,7 @@ fn build(snapshots: &Snapshots, number: usize, bytes: usize) -> Result<SnapshotF
     for row in 0..row_count {
         let key = [row.to_le_bytes(), number.to_le_bytes()].concat();
         let length = 1 + random.below(bytes);
-        let value: Vec<u8> = (0..length).map(|_| random.next().to_le_bytes()[0]).collect();
+        let value: Vec<u8> = (0..length).map(|_| random.number().to_le_bytes()[0]).collect();
         sum = sum.wrapping_add(crate::raft::store::view::row_hash(&key, &value));
         writer.push(&key, &value).map_err(text)?;
     }
@@ -84,7 +85,7 @@ fn original(number: usize, bytes: usize) -> Result<Vec<u8>, String> {
 fn receive(snapshots: &Snapshots, bytes: &[u8], whole: bool) -> Result<(), String> {
     let mut incoming = snapshots.receive().map_err(text)?;
     let end = if whole { bytes.len() } else { bytes.len() / 2 };
-    for piece in bytes[..end].chunks(PIECE_BYTES) {
+    for piece in bytes[..end].chunks(bytes.len().div_ceil(PIECES)) {
         incoming.write(piece).map_err(text)?;
     }
     if whole { snapshots.put(&incoming.finish().map_err(text)?).map_err(text) } else { Ok(()) }
@@ -96,13 +97,29 @@ impl Script {
         let steps = vec![
             Built, Built, Aborted, Received, Restart, Built, Aborted, Restart, Received, Received,
         ];
-        Self { name: "snapshots", bytes: 3_000, steps }
+        Self { name: "snapshots".to_owned(), bytes: 3_000, steps }
     }
 
-    /// More than one block; takes minutes.
-    fn large() -> Self {
-        let steps = vec![Way::Built, Way::Built, Way::Received];
-        Self { name: "snapshots-large", bytes: 200_000, steps }
+    /// By chance.
+    fn random(seed: usize) -> Self {
+        let mut random = Random::new(seed as u64);
+        let bytes = [10, 300, 2_000, 9_000][random.below(4)];
+        let count = 4 + random.below(8);
+        let way = |_| match random.below(6) {
+            0..2 => Way::Built,
+            2..4 => Way::Received,
+            4 => Way::Aborted,
+            _ => Way::Restart,
+        };
+        let steps = (0..count).map(way).collect();
+        Self { name: format!("snapshots-{seed}"), bytes, steps }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "snapshots" => Some(Self::usual()),
+            other => Some(Self::random(other.strip_prefix("snapshots-")?.parse().ok()?)),
+        }
     }
 
     /// Numbers of the snapshots that the first `steps` steps complete.
@@ -165,7 +182,7 @@ impl Subject for Script {
     type Second = Vec<usize>;
 
     fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 
     fn record(&self) -> Trace {
@@ -210,17 +227,16 @@ impl Subject for Script {
         image: Image,
     ) -> Result<(), String> {
         let recorder = Recorder::new(image);
-        let (mut kept, mut possible) = match progress {
-            Some(_) => (second.clone(), second.clone()),
-            None => {
-                let kept = self.completed(before.acknowledged.unwrap_or(0));
-                (kept, self.completed(before.submitted))
-            }
+        let (kept, possible) = if let Some(progress) = progress {
+            let with = |is_there: bool| {
+                let later = is_there.then(|| later(self));
+                second.iter().copied().chain(later).collect::<Vec<_>>()
+            };
+            (with(progress.acknowledged == Some(1)), with(progress.submitted == 1))
+        } else {
+            let kept = self.completed(before.acknowledged.unwrap_or(0));
+            (kept, self.completed(before.submitted))
         };
-        if let Some(progress) = progress {
-            kept.extend((progress.acknowledged == Some(1)).then_some(later(self)));
-            possible.extend((progress.submitted == 1).then_some(later(self)));
-        }
         let snapshots = open(&recorder, kept.last().map(|number| position(*number)))?;
         self.judge(&recorder, snapshots.current().as_ref(), (&kept, &possible))
     }
@@ -228,16 +244,21 @@ impl Subject for Script {
 
 #[test]
 fn a_cut_at_any_call_leaves_the_newest_snapshot_and_the_one_before_it() {
+    if let Some(only) = settings::only() {
+        return Script::named(&only.script).iter().for_each(run);
+    }
     run(&Script::usual());
-    let asked = settings::only().is_some_and(|only| only.script == "snapshots-large");
-    if asked || settings::stride() == 1 {
-        run(&Script::large());
+    if settings::is_long() {
+        settings::for_each_seed(|seed| run(&Script::random(seed)));
     }
 }
 
 #[test]
 fn the_same_snapshots_make_the_same_calls() {
-    assert!(Script::usual().record() == Script::usual().record());
+    for script in [Script::usual(), Script::random(3)] {
+        let again = Script::named(&script.name).expect("a script has its name");
+        assert!(script.record() == again.record(), "{} is not the same twice", script.name);
+    }
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::raft::store::files::{FileHandle, Files, preallocate};
+use crate::raft::store::files::{Files, preallocate};
 use crate::raft::store::log::record::Record;
 use crate::raft::store::log::shared::Done;
-use crate::raft::store::log::writer::{Prepare, Preparing, Writer};
+use crate::raft::store::log::writer::{Prepare, Writer};
 use crate::raft::store::log::{Closer, LogOptions, LogStore, parts};
 use crate::raft::types::{LogEntry, LogId, Vote};
 
@@ -25,21 +25,15 @@ pub(in crate::raft::store) enum Preparation {
 impl Preparation {
     fn as_prepare(self) -> Prepare {
         match self {
-            Self::Early => prepare_early,
-            Self::Late => prepare_late,
+            Self::Early => |files, name, size| {
+                let outcome = preallocate(&*files, &name, size);
+                Ok(Box::new(move || outcome))
+            },
+            Self::Late => {
+                |files, name, size| Ok(Box::new(move || preallocate(&*files, &name, size)))
+            }
         }
     }
-}
-
-fn prepare_early(files: Arc<dyn Files>, name: String, size: u64) -> io::Result<Preparing> {
-    let outcome: io::Result<Arc<dyn FileHandle>> = preallocate(&*files, &name, size);
-    Ok(Box::new(move || outcome))
-}
-
-// It fails never; the type is that of the real one.
-fn prepare_late(files: Arc<dyn Files>, name: String, size: u64) -> io::Result<Preparing> {
-    let wait: Preparing = Box::new(move || preallocate(&*files, &name, size));
-    Ok(wait)
 }
 
 /// One call of Raft to its log.

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod damage;
+mod golden;
 mod suite;
 
 use std::io;

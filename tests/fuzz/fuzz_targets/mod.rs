@@ -1,0 +1,6 @@
+//! One decoder each: a function of bytes that panics when something is wrong.
+
+pub(crate) mod codec;
+pub(crate) mod config;
+pub(crate) mod http;
+pub(crate) mod names;
