@@ -36,3 +36,7 @@ fuzz runs="100000" seed="1":
 # Cuts the power of the store at every call to the disk, and once more after each cut: the long form.
 crash-points scripts="200" seed="1":
     OARLOCK_CRASH_STRIDE=1 OARLOCK_FLIPS=5000 OARLOCK_CRASH_SCRIPTS={{scripts}} OARLOCK_CRASH_SEED={{seed}} cargo test --release --locked --lib raft::store::crash
+
+# Simulates whole clusters, a seed each: the long form, with the optimized build.
+sim seeds="1..1000":
+    OARLOCK_SEEDS={{seeds}} cargo test --profile sim --locked --test sim seeds -- --nocapture

@@ -14,8 +14,8 @@ use oarlock::raft::store::by_hand::{self, HandKeeper};
 use oarlock::raft::store::identity::Identity;
 use oarlock::raft::store::log::by_hand as log_by_hand;
 use oarlock::raft::store::log::by_hand::HandWriter;
-use oarlock::raft::store::log::{Fatal, LogOptions};
-use oarlock::raft::store::machine::MachineHandle;
+use oarlock::raft::store::log::{Fatal, LogOptions, LogStore};
+use oarlock::raft::store::machine::{MachineHandle, StateMachine};
 use oarlock::raft::transport::inbound::{self, Handlers};
 use oarlock::raft::transport::peers::Local;
 use oarlock::raft::transport::{NetworkFactory, Peers};
@@ -32,10 +32,15 @@ use crate::trace::{Trace, lock};
 use crate::witness::Witness;
 
 pub(crate) const CLUSTER_ID: u128 = 0x0a71;
-const HEARTBEAT_MS: u64 = 100;
-const ELECTION_MIN_MS: u64 = 500;
 /// The longest silence before an election, and how long a leader trusts its quorum.
 pub(crate) const ELECTION_MAX_MS: u64 = 1_000;
+
+/// As the sample configuration has it.
+const TIMING: Timing = Timing {
+    heartbeat_interval_ms: 100,
+    election_timeout_min_ms: 500,
+    election_timeout_max_ms: ELECTION_MAX_MS,
+};
 
 /// What every node is built with.
 #[derive(Clone)]
@@ -124,62 +129,9 @@ impl Process {
         let (log, writer) = log_by_hand::open(files, options, Arc::clone(&end))?;
         let files = Arc::new(hardware.snapshots.clone());
         let (state, machine, keeper) = by_hand::open(files, CLUSTER_ID, log.bounds().1, end)?;
-        let low = Arc::clone(&hardware.disk_is_low);
-        let (service, replicator) = runtime.block_on(async {
-            let addresses =
-                common.members.iter().map(|id| (*id, member(*id).peer_address)).collect();
-            let local = Local::new(id, addresses, Some(identity(id, common)));
-            let peers = Peers::with_connector(Arc::clone(&local), common.net.connector(id));
-            let handlers = Arc::new(Handlers::default());
-            let acceptor = common.net.listen(id);
-            tokio::spawn(inbound::listen(acceptor, local, Arc::clone(&handlers)));
-            let timing = Timing {
-                heartbeat_interval_ms: HEARTBEAT_MS,
-                election_timeout_min_ms: ELECTION_MIN_MS,
-                election_timeout_max_ms: ELECTION_MAX_MS,
-            };
-            let raft = settings::build(
-                (id, random.next()),
-                timing,
-                common.snapshot_log_entries,
-                NetworkFactory(Arc::clone(&peers)),
-                (log, state),
-            );
-            let raft = raft.await.map_err(io::Error::other)?;
-            let replicator = RaftReplicator::new(Parts {
-                raft: raft.clone(),
-                machine: machine.clone(),
-                peers,
-                cluster_id: CLUSTER_ID,
-                node_id: id,
-                heartbeat_interval: Duration::from_millis(HEARTBEAT_MS),
-                election_timeout_min: Duration::from_millis(ELECTION_MIN_MS),
-                election_timeout_max: Duration::from_millis(ELECTION_MAX_MS),
-                disk_is_low: Box::new(move || low.load(Ordering::Relaxed)),
-                wall_ms,
-                observe_commit: Box::new(|_, _| {}),
-            });
-            let ids = Mutex::new(random.fork());
-            let ids = Box::new(move || lock(&ids).next_u128());
-            let options = Options::default();
-            let service = Service::new(Arc::clone(&replicator), Arc::new(Silent), ids, options);
-            wire(id, common, &machine, &service, &replicator, &handlers);
-            settings::run(&raft, random.next()).await;
-            if common.members.first() == Some(&id) {
-                let members: BTreeMap<u64, Member> =
-                    common.members.iter().map(|id| (*id, member(*id))).collect();
-                // Refused when it was done before.
-                tokio::spawn(async move { raft.initialize(members).await.is_ok() });
-            }
-            let (running, ended) = (Arc::clone(&replicator), Arc::clone(&fatal));
-            tokio::spawn(async move {
-                running.run().await;
-                lock(&ended).get_or_insert_with(|| "Raft ended by itself".to_owned());
-            });
-            let expires = Arc::clone(&service);
-            tokio::spawn(async move { expires.expire().await });
-            Ok::<_, io::Error>((service, replicator))
-        })?;
+        let plan = Plan { id, common, low: Arc::clone(&hardware.disk_is_low), ended: &fatal };
+        let parts = (log, state, machine.clone());
+        let (service, replicator) = runtime.block_on(plan.assemble(parts, &mut random))?;
         Ok(Self { runtime, service, replicator, machine, writer, keeper, fatal })
     }
 
@@ -209,6 +161,67 @@ impl Process {
 
     pub(crate) fn applied_index(&self) -> u64 {
         self.machine.with_position(|_, position| position.last_applied.map_or(0, |id| id.index))
+    }
+}
+
+/// What a node is put together from.
+struct Plan<'a> {
+    id: u64,
+    common: &'a Common,
+    low: Arc<AtomicBool>,
+    ended: &'a Arc<Mutex<Option<String>>>,
+}
+
+impl Plan<'_> {
+    async fn assemble(
+        self,
+        (log, state, machine): (LogStore, StateMachine, MachineHandle),
+        random: &mut Random,
+    ) -> io::Result<(Arc<Service<RaftReplicator>>, Arc<RaftReplicator>)> {
+        let (id, common) = (self.id, self.common);
+        let members: BTreeMap<u64, Member> =
+            common.members.iter().map(|id| (*id, member(*id))).collect();
+        let addresses = members.iter().map(|(id, it)| (*id, it.peer_address.clone())).collect();
+        let local = Local::new(id, addresses, Some(identity(id, common)));
+        let peers = Peers::with_connector(Arc::clone(&local), common.net.connector(id));
+        let handlers = Arc::new(Handlers::default());
+        tokio::spawn(inbound::listen(common.net.listen(id), local, Arc::clone(&handlers)));
+        let network = NetworkFactory(Arc::clone(&peers));
+        let (seed, every) = (random.next(), common.snapshot_log_entries);
+        let raft = settings::build((id, seed), TIMING, every, network, (log, state)).await;
+        let raft = raft.map_err(io::Error::other)?;
+        let low = self.low;
+        let replicator = RaftReplicator::new(Parts {
+            raft: raft.clone(),
+            machine: machine.clone(),
+            peers,
+            cluster_id: CLUSTER_ID,
+            node_id: id,
+            heartbeat_interval: Duration::from_millis(TIMING.heartbeat_interval_ms),
+            election_timeout_min: Duration::from_millis(TIMING.election_timeout_min_ms),
+            election_timeout_max: Duration::from_millis(ELECTION_MAX_MS),
+            disk_is_low: Box::new(move || low.load(Ordering::Relaxed)),
+            wall_ms,
+            observe_commit: Box::new(|_, _| {}),
+        });
+        let ids = Mutex::new(random.fork());
+        let ids = Box::new(move || lock(&ids).next_u128());
+        let options = Options::default();
+        let service = Service::new(Arc::clone(&replicator), Arc::new(Silent), ids, options);
+        wire(id, common, &machine, &service, &replicator, &handlers);
+        settings::run(&raft, random.next()).await;
+        if common.members.first() == Some(&id) {
+            // Refused when it was done before.
+            tokio::spawn(async move { raft.initialize(members).await.is_ok() });
+        }
+        let (running, ended) = (Arc::clone(&replicator), Arc::clone(self.ended));
+        tokio::spawn(async move {
+            running.run().await;
+            lock(&ended).get_or_insert_with(|| "Raft ended by itself".to_owned());
+        });
+        let expires = Arc::clone(&service);
+        tokio::spawn(async move { expires.expire().await });
+        Ok((service, replicator))
     }
 }
 
