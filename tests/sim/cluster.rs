@@ -168,8 +168,8 @@ impl Cluster {
         self.doors.close(id);
         let power = survival != Survival::Everything;
         self.common.net.stop(id, power);
-        if node.written_at.take().is_some() && power {
-            // The power goes in the middle of the write that is under way.
+        if node.written_at.take().is_some() {
+            // In the middle of the write that is under way, or before or after it.
             node.hardware.log.fail_after(self.random.within(0, 3));
             let handle = process.handle();
             let _inside = handle.enter();
@@ -226,6 +226,12 @@ impl Cluster {
                     node.hardware.snapshots.set_full(*full);
                 }
             }
+            Step::Transfer { to } => {
+                let leader = self.nodes.values().filter_map(|node| node.process.as_ref());
+                if let Some(leader) = leader.into_iter().find(|process| process.serves()) {
+                    leader.hand_over(*to);
+                }
+            }
             Step::ClockRate { node, ppm } => {
                 self.nodes.entry(*node).and_modify(|node| node.ppm = *ppm);
             }
@@ -272,6 +278,10 @@ impl Cluster {
 
     /// P4: when all is calm, nothing that is due stays.
     fn look(&mut self, now: u64) {
+        let up = |node: &Node| node.process.is_some() && node.paused_at.is_none();
+        if !self.common.net.is_whole() || !self.nodes.values().all(up) {
+            self.calm_since = now;
+        }
         let running = self.nodes.iter().filter_map(|(id, node)| Some((id, node.process.as_ref()?)));
         let Some((id, leader)) = running.into_iter().find(|(_, process)| process.serves()) else {
             return;

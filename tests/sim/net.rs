@@ -163,6 +163,11 @@ impl Net {
         !state.blocked.contains(&(a, b)) && !state.blocked.contains(&(b, a))
     }
 
+    /// Whether no link is cut.
+    pub(crate) fn is_whole(&self) -> bool {
+        lock(&self.state).blocked.is_empty()
+    }
+
     /// Pieces and greetings that did not get through at once.
     pub(crate) fn held_up(&self) -> u64 {
         lock(&self.state).held_up

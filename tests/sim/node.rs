@@ -145,6 +145,12 @@ impl Process {
         self.runtime.block_on(async { tokio::time::advance(Duration::from_millis(ms)).await });
     }
 
+    /// Asks Raft to give leadership to another.
+    pub(crate) fn hand_over(&self, to: u64) {
+        let raft = self.replicator.raft().clone();
+        self.runtime.spawn(async move { raft.trigger().transfer_leader(to).await.is_ok() });
+    }
+
     pub(crate) fn handle(&self) -> Handle {
         self.runtime.handle().clone()
     }

@@ -9,6 +9,7 @@ mod full_disks;
 mod links;
 mod partitions;
 mod pauses;
+mod transfers;
 mod weather;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,10 @@ pub(crate) enum Step {
         low: bool,
         full: bool,
     },
+    /// Whoever leads gives leadership to this one.
+    Transfer {
+        to: u64,
+    },
     /// The node's clock runs so many millionths fast.
     ClockRate {
         node: u64,
@@ -78,6 +83,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("slow disk", disks::plan),
     ("full disk", full_disks::plan),
     ("clock", clocks::plan),
+    ("transfer", transfers::plan),
 ];
 
 /// All that will go wrong in a run.

@@ -1,17 +1,12 @@
 //! P1: in log order the holders of a lock are always compatible.
 
-use std::collections::BTreeMap;
-
 use oarlock_core::event::EventKind;
-use oarlock_core::ids::{LeaseId, LockName, Token};
 
 use super::{Entry, Holders, Invariant, compatible};
 
 #[derive(Default)]
 pub(super) struct Exclusion {
     holders: Holders,
-    /// A session that takes a lock again has several leases on one grant.
-    leases: BTreeMap<(LockName, Token), Vec<LeaseId>>,
 }
 
 impl Invariant for Exclusion {
@@ -25,8 +20,6 @@ impl Invariant for Exclusion {
                 EventKind::Granted { grant, .. } => {
                     let holders = self.holders.entry(grant.name.clone()).or_default();
                     holders.insert(grant.token, grant.mode);
-                    let leases = self.leases.entry((grant.name.clone(), grant.token)).or_default();
-                    leases.push(grant.lease_id);
                     let modes: Vec<_> = holders.values().copied().collect();
                     if !compatible(&modes) {
                         return Err(format!(
@@ -37,13 +30,7 @@ impl Invariant for Exclusion {
                 }
                 EventKind::Ended { ended, .. } => {
                     let Some(token) = ended.token else { continue };
-                    let grant = (ended.name.clone(), token);
-                    let leases = self.leases.entry(grant.clone()).or_default();
-                    leases.retain(|lease| *lease != ended.lease_id);
-                    if leases.is_empty() {
-                        self.leases.remove(&grant);
-                        self.holders.entry(grant.0).or_default().remove(&token);
-                    }
+                    self.holders.entry(ended.name.clone()).or_default().remove(&token);
                 }
                 EventKind::Queued { .. }
                 | EventKind::SessionOpened { .. }

@@ -13,6 +13,8 @@ struct Known {
     name: Option<LockName>,
     token: Token,
     told_at: u64,
+    /// Its grant may have other leases.
+    in_session: bool,
     /// The client may trust it until then, for what it was last told.
     until: u64,
     /// When its client began to end it.
@@ -55,6 +57,7 @@ impl Invariant for Reads {
                     let known = self.known.entry(grant.lease_id).or_default();
                     known.name = Some(grant.name.clone());
                     known.token = grant.token;
+                    known.in_session = grant.session_id.is_some();
                     known.told_at = answer.answered_at;
                     known.until = until;
                     let highest = self.told.last_key_value().map_or(Token(0), |(_, it)| *it);
@@ -84,6 +87,7 @@ impl Invariant for Reads {
                 let ended = |known: &Known| {
                     known.token == *token
                         && known.name.as_ref() == Some(name)
+                        && !known.in_session
                         && known.ended_at.is_some_and(|at| at < answer.asked_at)
                 };
                 if *held && self.known.values().any(ended) {

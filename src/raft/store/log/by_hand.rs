@@ -15,9 +15,10 @@ pub struct HandWriter {
     group: Option<Vec<Operation>>,
 }
 
+// It fails only when somebody waits for the file, as a thread would.
 fn prepare_at_once(files: Arc<dyn Files>, name: String, size: u64) -> io::Result<Preparing> {
-    let file = preallocate(&*files, &name, size)?;
-    Ok(Box::new(move || Ok(file)))
+    let outcome = preallocate(&*files, &name, size);
+    Ok(Box::new(move || outcome))
 }
 
 /// As [`LogStore::open`], without a thread.
