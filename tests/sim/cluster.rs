@@ -227,8 +227,8 @@ impl Cluster {
                 }
             }
             Step::Transfer { to } => {
-                let leader = self.nodes.values().filter_map(|node| node.process.as_ref());
-                if let Some(leader) = leader.into_iter().find(|process| process.serves()) {
+                let mut running = self.nodes.values().filter_map(|node| node.process.as_ref());
+                if let Some(leader) = running.find(|process| process.serves()) {
                     leader.hand_over(*to);
                 }
             }
@@ -282,8 +282,9 @@ impl Cluster {
         if !self.common.net.is_whole() || !self.nodes.values().all(up) {
             self.calm_since = now;
         }
-        let running = self.nodes.iter().filter_map(|(id, node)| Some((id, node.process.as_ref()?)));
-        let Some((id, leader)) = running.into_iter().find(|(_, process)| process.serves()) else {
+        let mut running =
+            self.nodes.iter().filter_map(|(id, node)| Some((id, node.process.as_ref()?)));
+        let Some((id, leader)) = running.find(|(_, process)| process.serves()) else {
             return;
         };
         if self.leader != Some(*id) {

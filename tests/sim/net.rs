@@ -40,6 +40,7 @@ pub(crate) struct Weather {
 pub(crate) const CALM: Weather =
     Weather { delay_ms: (1, 3), lost_per_mille: 0, broken_per_mille: 0 };
 
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that an end may have done")]
 struct Pipe {
     from: u64,
     to: u64,
@@ -59,6 +60,9 @@ struct Pipe {
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
+
+/// Whom to tell, and what.
+type Connected = (oneshot::Sender<io::Result<Stream>>, io::Result<Stream>);
 
 struct Greeting {
     from: u64,
@@ -202,7 +206,7 @@ impl Net {
         state: &mut State,
         now: u64,
         woken: &mut Vec<Waker>,
-        connected: &mut Vec<(oneshot::Sender<io::Result<Stream>>, io::Result<Stream>)>,
+        connected: &mut Vec<Connected>,
     ) {
         let mut later = Vec::new();
         for mut greeting in std::mem::take(&mut state.greetings) {

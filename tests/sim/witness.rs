@@ -120,7 +120,10 @@ impl Witness {
 
     /// A client was answered.
     pub(crate) fn answered(&mut self, answer: &Answer) {
-        let carried = hash(format!("{:?}", answer.what).as_bytes());
+        let carried = match &answer.what {
+            Told::Refused(why) | Told::Unknown(why) => hash(why.as_bytes()),
+            told => hash(format!("{told:?}").as_bytes()),
+        };
         self.trace.note("answer", &[answer.client, answer.asked_at], carried);
         self.counts.answers += 1;
         match &answer.what {

@@ -104,9 +104,9 @@ impl Outside {
         let answer = answer.map_err(|_| Told::Unknown("the client hung up".to_owned()))?;
         let answer = answer.ok_or_else(|| Told::Unknown("the connection broke".to_owned()))?;
         sleep(Duration::from_millis(random.within(0, 3))).await;
-        answer.map_err(|error| match error.is_not_done() {
-            true => Told::Refused(error.to_string()),
-            false => Told::Unknown(error.to_string()),
+        answer.map_err(|error| {
+            let why = error.to_string();
+            if error.is_not_done() { Told::Refused(why) } else { Told::Unknown(why) }
         })
     }
 

@@ -258,7 +258,7 @@ impl Client {
                 self.session = None;
                 let call = Call::Propose(Command::CloseSession { session_id });
                 let conclude = |reply: &Reply| match outcome(reply) {
-                    Some(Outcome::SessionClosed { .. }) => Told::SessionClosed { session_id },
+                    Some(Outcome::SessionClosed { .. }) => Told::SessionClosed,
                     other => Told::Refused(format!("{other:?}")),
                 };
                 self.ask(call, PATIENT, conclude).await;
@@ -328,9 +328,7 @@ fn conclude_release(lease_id: LeaseId, reply: &Reply) -> Told {
 
 fn conclude_refusal(lease_id: LeaseId, outcome: Option<&Outcome>) -> Told {
     match outcome {
-        Some(Outcome::Rejected(Rejection::LeaseGone(ended))) => {
-            Told::Gone { lease_id, how: ended.how }
-        }
+        Some(Outcome::Rejected(Rejection::LeaseGone(_))) => Told::Gone { lease_id },
         other => Told::Refused(format!("{other:?}")),
     }
 }

@@ -85,7 +85,7 @@ impl Invariant for Belief {
                 }
                 self.overlaps(*lease_id)
             }
-            Told::GivesUp { lease_id } | Told::Gone { lease_id, .. } => {
+            Told::GivesUp { lease_id } | Told::Gone { lease_id } => {
                 if let Some(trust) = self.trusted.get_mut(lease_id) {
                     trust.until = trust.until.min(answer.asked_at);
                 }

@@ -75,9 +75,7 @@ pub(crate) enum Told {
         session_id: SessionId,
         ttl_ms: u64,
     },
-    SessionClosed {
-        session_id: SessionId,
-    },
+    SessionClosed,
     /// Told by the client itself when it asks to end a lease: from now on it trusts no more.
     GivesUp {
         lease_id: LeaseId,
@@ -87,7 +85,6 @@ pub(crate) enum Told {
     },
     Gone {
         lease_id: LeaseId,
-        how: EndReason,
     },
     Fence {
         name: LockName,

@@ -68,7 +68,7 @@ impl Invariant for Reads {
                 let known = self.known.entry(*lease_id).or_default();
                 known.given_up_at.get_or_insert(answer.asked_at);
             }
-            Told::Released { lease_id } | Told::Gone { lease_id, .. } => {
+            Told::Released { lease_id } | Told::Gone { lease_id } => {
                 let known = self.known.entry(*lease_id).or_default();
                 known.given_up_at.get_or_insert(answer.asked_at);
                 known.ended_at.get_or_insert(answer.answered_at);
