@@ -133,7 +133,7 @@ impl Node {
         let Self { dir, local, handlers, peers, first, .. } = self;
         let born = await_birth(dir.path(), local, peers, handlers, first);
         // Of paused time: an end for a test that would go on asking.
-        tokio::time::timeout(Duration::from_hours(1), born).await.expect("it is born or refuses")
+        tokio::time::timeout(Duration::from_mins(5), born).await.expect("it is born or refuses")
     }
 
     fn on_disk(&self) -> Option<Identity> {
