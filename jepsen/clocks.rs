@@ -22,8 +22,9 @@ fn run(command: &mut Command) -> Result<String, String> {
     Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-fn uptime_s(text: &str) -> Option<f64> {
-    text.split_whitespace().next()?.parse().ok()
+/// Whole seconds of an uptime.
+fn uptime_s(text: &str) -> Option<u64> {
+    text.split('.').next()?.parse().ok()
 }
 
 impl Clocks {
@@ -54,12 +55,11 @@ impl Clocks {
         let (Some(here), Some(there)) = (uptime_s(&here), uptime_s(&there)) else {
             return Err(format!("no uptime: {here:?}, {there:?}"));
         };
-        let ahead = there - here;
-        let expected = (APART_S * node as u64) as f64;
-        if (ahead - expected).abs() < 60.0 {
+        let expected = here + APART_S * node as u64;
+        if there.abs_diff(expected) < 60 {
             return Ok(());
         }
-        Err(format!("the clock of node {node} is {ahead} s ahead instead of {expected}"))
+        Err(format!("the clock of node {node} is at {there} s instead of {expected}"))
     }
 
     fn file(&self, node: usize) -> PathBuf {

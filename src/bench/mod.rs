@@ -9,7 +9,7 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -112,7 +112,7 @@ impl Run {
             Until::Elapsed(time) => (Some(start + time), None),
             Until::Operations(count) => (None, Some(AtomicU64::new(count))),
         };
-        let number = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.subsec_nanos());
+        let number = uuid::Uuid::new_v4().as_fields().0;
         let (workload, done) = (plan.workload, AtomicU64::new(0));
         Self { workload, start, end, left, done, released_us: AtomicU64::new(0), number }
     }

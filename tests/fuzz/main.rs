@@ -51,7 +51,9 @@ fn fuzz(target: &str, run: fn(&[u8]), seeds: Vec<Vec<u8>>) {
     let mut inputs = corpus(target);
     inputs.extend(seeds);
     assert!(!inputs.is_empty(), "{target} has nothing to begin with");
-    inputs.iter().for_each(|input| one(target, run, input));
+    for input in &inputs {
+        one(target, run, input);
+    }
     let mut chance = Chance::new(number("OARLOCK_FUZZ_SEED", SEED));
     for _ in 0..number("OARLOCK_FUZZ_RUNS", RUNS) {
         one(target, run, &chance.mutant(&inputs));

@@ -309,8 +309,8 @@ async fn what_waits_is_bounded_and_detaches_are_not_lost_for_it() {
     let fit = QUEUED_BYTES_MAX / command_bytes(&large);
     let _queued: Vec<_> = (0..fit).map(|_| bench.submit(large.clone())).collect();
     let (reply, _heard) = oneshot::channel();
-    let refused = bench.batcher.submit(large, Some(reply));
-    assert!(matches!(refused, Err(ProposeError::NotDone(_))), "{refused:?}");
+    let answer = bench.batcher.submit(large, Some(reply));
+    assert!(matches!(answer, Err(ProposeError::NotDone(_))), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]

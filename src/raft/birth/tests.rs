@@ -131,7 +131,9 @@ impl Node {
 
     async fn born(&self) -> io::Result<Identity> {
         let Self { dir, local, handlers, peers, first, .. } = self;
-        await_birth(dir.path(), local, peers, handlers, first).await
+        let born = await_birth(dir.path(), local, peers, handlers, first);
+        // Of paused time: an end for a test that would go on asking.
+        tokio::time::timeout(Duration::from_mins(5), born).await.expect("it is born or refuses")
     }
 
     fn on_disk(&self) -> Option<Identity> {

@@ -60,7 +60,9 @@ pub(super) fn run(subject: &impl Subject) {
                 continue;
             }
             count.cuts += 1;
-            let deep = only.is_some() || count.cuts.is_multiple_of(settings::stride());
+            let deep = only.is_some()
+                || count.cuts.is_multiple_of(settings::stride())
+                || (from > 0 && moves_names(&trace, at));
             let judged = subject.recover(progress, &disk);
             let judged = judged.map_err(|why| format!("{why}\n  {}", place.command()));
             let again = judged.and_then(|second| {
@@ -90,6 +92,12 @@ fn kills(
         let from = disk.trace().calls.len();
         (number, format!("killed, sync failed: {sync_failed}"), disk, from)
     })
+}
+
+/// Whether the last call leaves a name unsynced: what a killed process is most likely to forget.
+fn moves_names(trace: &Trace, at: usize) -> bool {
+    let last = at.checked_sub(1).map(|last| &trace.calls[last]);
+    matches!(last, Some(Call::Remove { .. } | Call::Rename { .. }))
 }
 
 fn cut_again<S: Subject>(

@@ -43,7 +43,7 @@ const SEGMENT_BYTES_MIN: u64 = 512;
 pub struct LogOptions {
     /// Of one segment. Larger ones roll less often and hold purged entries longer.
     pub segment_bytes: u64,
-    /// Of the recent entries kept decoded, by their encoded size; lagging followers are served
+    /// Of the recent entries kept decoded, by the memory they take; lagging followers are served
     /// from it.
     pub cache_bytes: usize,
 }
@@ -94,7 +94,7 @@ pub struct LogSizes {
     pub first_index: Option<u64>,
     /// Index of the newest entry, or of the last purged one.
     pub last_index: Option<u64>,
-    /// Encoded size of the entries kept in memory.
+    /// About how much the entries kept in memory take.
     pub cached_bytes: usize,
 }
 

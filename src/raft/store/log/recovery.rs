@@ -110,6 +110,9 @@ pub(super) fn recover(files: &dyn Files, cache_bytes_max: usize) -> io::Result<R
     }
     if spare {
         recovered.check()?;
+        // A process that was killed may have removed segments and not synced that. Should the next
+        // removal be on the disk before them, there would be a gap.
+        files.sync_dir()?;
         recovered.repair_spare(files, &tail, torn)?;
         return Ok(recovered);
     }
@@ -120,6 +123,7 @@ pub(super) fn recover(files: &dyn Files, cache_bytes_max: usize) -> io::Result<R
         return Err(refuse(&missing, 0, &format!("this segment is missing: {name} is sealed")));
     }
     recovered.check()?;
+    files.sync_dir()?;
     recovered.settle_tail(torn)?;
     Ok(recovered)
 }

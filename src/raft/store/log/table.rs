@@ -6,6 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use oarlock_core::command::Command;
+use oarlock_core::time::LeaseTime;
+use openraft::EntryPayload;
+
 use crate::raft::store::log::recovery::Location;
 use crate::raft::types::LogEntry;
 
@@ -15,7 +19,20 @@ struct Slot {
     ticket: u64,
     entry: Option<Arc<LogEntry>>,
     location: Option<Location>,
+    /// Encoded, by which reads are bounded.
     bytes: usize,
+    /// Decoded, by which the memory is.
+    memory_bytes: usize,
+}
+
+/// About what a decoded entry takes: its texts are as long as encoded, the rest of a command is as
+/// large as the largest, which for most of them is ten times their encoding.
+fn memory_of(entry: &LogEntry, bytes: usize) -> usize {
+    let commands = match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.commands.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    bytes + size_of::<LogEntry>() + commands * size_of::<(LeaseTime, Command)>()
 }
 
 /// An entry, wherever it is.
@@ -41,7 +58,7 @@ impl Table {
         Self { memory_bytes_max, ..Self::default() }
     }
 
-    /// Encoded size of the entries held in memory.
+    /// About how much the entries held in memory take.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
@@ -74,8 +91,9 @@ impl Table {
         debug_assert_eq!(index, self.end(), "the caller checked that entries follow each other");
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        self.slots.push_back(Slot { ticket, entry, location: None, bytes });
-        self.memory_bytes += bytes;
+        let memory_bytes = entry.as_ref().map_or(0, |entry| memory_of(entry, bytes));
+        self.slots.push_back(Slot { ticket, entry, location: None, bytes, memory_bytes });
+        self.memory_bytes += memory_bytes;
         ticket
     }
 
@@ -98,7 +116,7 @@ impl Table {
                 return;
             }
             slot.entry = None;
-            self.memory_bytes -= slot.bytes;
+            self.memory_bytes -= slot.memory_bytes;
             self.memory_from += 1;
         }
     }
@@ -108,7 +126,7 @@ impl Table {
         while self.end() > index {
             let Some(slot) = self.slots.pop_back() else { return };
             if slot.entry.is_some() {
-                self.memory_bytes -= slot.bytes;
+                self.memory_bytes -= slot.memory_bytes;
             }
         }
         self.memory_from = self.memory_from.min(self.end());
@@ -120,7 +138,7 @@ impl Table {
             let Some(slot) = self.slots.pop_front() else { return };
             self.first += 1;
             if slot.entry.is_some() {
-                self.memory_bytes -= slot.bytes;
+                self.memory_bytes -= slot.memory_bytes;
             }
         }
         self.memory_from = self.memory_from.max(self.first);

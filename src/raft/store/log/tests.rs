@@ -108,6 +108,29 @@ fn evicted_entries_are_read_back_from_their_segment() {
 }
 
 #[test]
+fn the_cache_is_bounded_by_the_memory_that_entries_take() {
+    let files = MemoryFiles::new();
+    let store = try_open(&files, LogOptions { segment_bytes: 1 << 20, cache_bytes: 1 << 20 });
+    let store = store.unwrap();
+    save_vote(&store, 1).unwrap();
+    let commands = vec![(LeaseTime(7), Command::Advance); 1000];
+    let least = size_of_val(commands.as_slice());
+    let proposal = Proposal(CoreEntry { level: 1, wall_ms: 9, commands });
+    append(&store, vec![LogEntry::new_normal(log_id(1, 0), proposal.clone())]).unwrap();
+    let each = store.sizes().cached_bytes;
+    assert!((least..2 * least).contains(&each), "{each} bytes for {least}");
+    for index in 1..=20 {
+        append(&store, vec![LogEntry::new_normal(log_id(1, index), proposal.clone())]).unwrap();
+    }
+    let sizes = store.sizes();
+    assert!(sizes.cached_bytes <= 1 << 20 && sizes.cached_bytes > (1 << 20) - each, "{sizes:?}");
+    assert_eq!(ids(&store).len(), 21);
+    drop(store);
+    let options = LogOptions { segment_bytes: 1 << 20, cache_bytes: 1 << 20 };
+    assert_eq!(try_open(&files, options).unwrap().sizes(), sizes, "also after a restart");
+}
+
+#[test]
 fn a_read_in_progress_outlives_the_purge_of_its_segment() {
     let files = MemoryFiles::new();
     let mut store = open(&files);
