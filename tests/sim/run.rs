@@ -197,7 +197,7 @@ fn come_to_rest(
     while lock(&outside.witness).complaint().is_none() {
         cluster.tick();
         crowd.tick();
-        if crowd.is_done() && !probed {
+        if crowd.is_done() && cluster.agrees() && !probed {
             probed = true;
             for number in 0..locks {
                 let probe = probe(outside.clone(), number, random.fork());
