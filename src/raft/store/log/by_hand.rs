@@ -16,6 +16,11 @@ pub struct HandWriter {
 }
 
 // It fails only when somebody waits for the file, as a thread would.
+#[expect(
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "it takes the place of the one with a thread, which needs both"
+)]
 fn prepare_at_once(files: Arc<dyn Files>, name: String, size: u64) -> io::Result<Preparing> {
     let outcome = preallocate(&*files, &name, size);
     Ok(Box::new(move || outcome))
@@ -49,14 +54,11 @@ impl HandWriter {
     /// Writes the group, syncs it, and tells everybody. The first error is final.
     pub fn finish(&mut self) {
         let Some(group) = self.group.take() else { return };
-        let failure = match self.writer.commit(group) {
-            Err(failure) => Some(failure),
-            Ok(()) => {
-                let after = self.writer.forget_purged().and_then(|()| self.writer.witness());
-                after.err().map(|error| (error.to_string(), Vec::new()))
-            }
-        };
-        if let Some((why, in_flight)) = failure {
+        let written = self.writer.commit(group).and_then(|()| {
+            let after = self.writer.forget_purged().and_then(|()| self.writer.witness());
+            after.map_err(|error| (error.to_string(), Vec::new()))
+        });
+        if let Err((why, in_flight)) = written {
             give_up(&self.writer.shared, &self.writer.fatal, &why, in_flight);
         }
     }
