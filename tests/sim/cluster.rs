@@ -249,7 +249,9 @@ impl Cluster {
             steps.push(Step::Resume { node });
             steps.push(Step::Start { node });
         }
-        steps.iter().for_each(|step| self.step(step));
+        for step in &steps {
+            self.step(step);
+        }
     }
 
     /// Whether so many nodes that reach each other run that they could make progress.

@@ -378,13 +378,11 @@ impl Acceptor for SimAcceptor {
         std::future::poll_fn(|context| {
             let mut state = lock(&self.net.state);
             let door = state.doors.entry(self.node).or_default();
-            match door.backlog.pop_front() {
-                Some(accepted) => Poll::Ready(Ok(accepted)),
-                None => {
-                    door.acceptor = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
+            let Some(accepted) = door.backlog.pop_front() else {
+                door.acceptor = Some(context.waker().clone());
+                return Poll::Pending;
+            };
+            Poll::Ready(Ok(accepted))
         })
         .boxed()
     }

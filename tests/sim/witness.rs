@@ -56,6 +56,7 @@ impl Witness {
         }))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers make the text for this")]
     pub(crate) fn complain(&mut self, why: String) {
         let at = self.now.ms();
         self.complaint.get_or_insert_with(|| format!("at {at} ms: {why}"));
@@ -72,7 +73,9 @@ impl Witness {
                 complaints.push(format!("{}: {why}", invariant.name()));
             }
         }
-        complaints.into_iter().for_each(|why| self.complain(why));
+        for why in complaints {
+            self.complain(why);
+        }
     }
 
     /// A node applied an entry that carried commands.

@@ -35,6 +35,7 @@ pub(crate) struct Client {
 }
 
 /// One request, which may be sent several times.
+#[expect(clippy::struct_field_names, reason = "the product calls it so")]
 struct Request {
     label: String,
     names: Vec<LockName>,
