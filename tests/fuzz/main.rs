@@ -6,6 +6,7 @@
 //! writes its input to a file and prints the command that runs just that one. Each target takes bytes
 //! and nothing else, so that a fuzzer that is guided by coverage can drive it as well.
 
+mod files;
 #[path = "fuzz_targets/mod.rs"]
 mod fuzz_targets;
 mod mutate;
@@ -14,7 +15,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use fuzz_targets::{codec, config, http, names};
+use fuzz_targets::{codec, config, http, log, names, peers, snapshot};
 use mutate::Chance;
 
 /// Inputs for each target; some seconds in all.
@@ -78,4 +79,19 @@ fn configurations() {
 #[test]
 fn codec_frames_and_entries() {
     fuzz("codec", codec::run, codec::seeds());
+}
+
+#[test]
+fn log_segments() {
+    fuzz("log", log::run, log::seeds());
+}
+
+#[test]
+fn snapshots() {
+    fuzz("snapshot", snapshot::run, snapshot::seeds());
+}
+
+#[test]
+fn peer_messages() {
+    fuzz("peers", peers::run, peers::seeds());
 }

@@ -66,15 +66,7 @@ pub(super) async fn granted<R: Replicator>(
     let ReplyBody::Outcome(outcome) = reply.body else { return Err(unexpected()) };
     match outcome {
         Outcome::Granted(grant) => Ok((grant, reply.now)),
-        Outcome::Rejected(Rejection::LeaseGone(ended)) if ended.how == EndReason::WaitTimeout => {
-            Err(wait_timeout(app, &ended).await)
-        }
-        Outcome::Rejected(Rejection::LockHeld(contention)) => {
-            let why = app.why(&contention, contention.queue_length, reply.now);
-            let rejection = Rejection::LockHeld(contention);
-            Err(Refusal::of_rejection(&rejection, reply.now).because(why))
-        }
-        Outcome::Rejected(rejection) => Err(Refusal::of_rejection(&rejection, reply.now)),
+        Outcome::Rejected(rejection) => Err(refused(app, rejection, reply.now).await),
         Outcome::Done
         | Outcome::Queued(_)
         | Outcome::Renewed(_)
@@ -87,6 +79,24 @@ pub(super) async fn granted<R: Replicator>(
         | Outcome::ValueDeleted { .. }
         | Outcome::GrantedMany(_)
         | Outcome::QueuedMany(_) => Err(unexpected()),
+    }
+}
+
+/// Why an acquire was refused, with what stands between it and its lock.
+pub(super) async fn refused<R: Replicator>(
+    app: &App<R>,
+    rejection: Rejection,
+    now: LeaseTime,
+) -> Refusal {
+    match rejection {
+        Rejection::LeaseGone(ended) if ended.how == EndReason::WaitTimeout => {
+            wait_timeout(app, &ended).await
+        }
+        Rejection::LockHeld(contention) => {
+            let why = app.why(&contention, contention.queue_length, now);
+            Refusal::of_rejection(&Rejection::LockHeld(contention), now).because(why)
+        }
+        rejection => Refusal::of_rejection(&rejection, now),
     }
 }
 
@@ -140,7 +150,7 @@ pub(super) async fn owner<R: Replicator>(
 }
 
 /// The refusal of a wait that ran out, naming who is in the way if that can be learnt quickly.
-pub(super) async fn wait_timeout<R: Replicator>(app: &App<R>, ended: &Ended) -> Refusal {
+async fn wait_timeout<R: Replicator>(app: &App<R>, ended: &Ended) -> Refusal {
     let call = Call::Read(Query::Lock { name: ended.name.clone(), waiters_max: 0 });
     match app.service.call(call, CONTENTION_DEADLINE).await {
         Ok(reply) => {

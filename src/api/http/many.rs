@@ -7,7 +7,7 @@ use axum::response::Response;
 use oarlock_client::wire;
 use oarlock_core::command::{AcquireMany, Claim, Command, HandOver};
 use oarlock_core::limits;
-use oarlock_core::outcome::{EndReason, Grant, Outcome, Rejection};
+use oarlock_core::outcome::{Grant, Outcome, Rejection};
 use oarlock_core::time::{Grace, LeaseTime, LockDelay, Wait as WaitMs};
 
 use super::body::{self, answer};
@@ -43,10 +43,7 @@ pub(super) async fn granted<R: Replicator>(
     let ReplyBody::Outcome(outcome) = reply.body else { return Err(unexpected()) };
     match outcome {
         Outcome::GrantedMany(grants) => Ok((grants, reply.now)),
-        Outcome::Rejected(Rejection::LeaseGone(ended)) if ended.how == EndReason::WaitTimeout => {
-            Err(locks::wait_timeout(app, &ended).await)
-        }
-        Outcome::Rejected(rejection) => Err(Refusal::of_rejection(&rejection, reply.now)),
+        Outcome::Rejected(rejection) => Err(locks::refused(app, rejection, reply.now).await),
         _ => Err(unexpected()),
     }
 }

@@ -37,7 +37,7 @@ const PROGRESS_ROWS: u64 = 1_000_000;
 
 /// Persisted at the start of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Header {
+pub struct Header {
     format: u8,
     pub(crate) cluster_id: u128,
     pub(crate) meta: SnapshotMeta,
@@ -45,7 +45,8 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub(crate) fn new(cluster_id: u128, meta: SnapshotMeta, row_count: u64) -> Self {
+    /// Of a snapshot of so many rows.
+    pub fn new(cluster_id: u128, meta: SnapshotMeta, row_count: u64) -> Self {
         Self { format: FORMAT, cluster_id, meta, row_count }
     }
 }
@@ -71,7 +72,7 @@ fn newer(what: impl fmt::Display) -> io::Error {
 }
 
 /// Writes one snapshot file under a temporary name; dropped unfinished, the file goes.
-pub(crate) struct SnapshotWriter {
+pub struct SnapshotWriter {
     file: Arc<dyn FileHandle>,
     name: Removable,
     header: Header,
@@ -85,7 +86,7 @@ pub(crate) struct SnapshotWriter {
 
 impl SnapshotWriter {
     /// Begins a file of that name.
-    pub(crate) fn create(files: &Arc<dyn Files>, name: String, header: Header) -> io::Result<Self> {
+    pub fn create(files: &Arc<dyn Files>, name: String, header: Header) -> io::Result<Self> {
         let (file, name) = create_temporary(files, name)?;
         let begun = Instant::now();
         let (offset, chain, rows, sum) = (0, SEED, 0, 0);
@@ -97,7 +98,7 @@ impl SnapshotWriter {
     }
 
     /// Adds an encoded row. True if a block was written: a moment to look after other things.
-    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+    pub fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<bool> {
         let bytes = 8 + key.len() + value.len();
         let full = !self.block.is_empty() && self.block.len() + bytes > BLOCK_BYTES;
         if full {
@@ -117,8 +118,13 @@ impl SnapshotWriter {
         Ok(full)
     }
 
+    /// Sum of the hashes of the rows so far.
+    pub fn row_sum(&self) -> u64 {
+        self.sum
+    }
+
     /// Ends the file and makes it durable. Fails if the rows are not those that were announced.
-    pub(crate) fn finish(mut self, row_sum: u64) -> io::Result<SnapshotFile> {
+    pub fn finish(mut self, row_sum: u64) -> io::Result<SnapshotFile> {
         if self.rows != self.header.row_count || self.sum != row_sum {
             return Err(bad(format!(
                 "the view holds {} rows with sum {:x}, expected {} with {row_sum:x}",
@@ -197,7 +203,7 @@ pub struct SnapshotFile(Arc<Inner>);
 
 impl SnapshotFile {
     /// Opens and verifies a file under its final name.
-    pub(crate) fn open(files: &dyn Files, name: &str, cluster_id: u128) -> io::Result<Self> {
+    pub fn open(files: &dyn Files, name: &str, cluster_id: u128) -> io::Result<Self> {
         Self::verify(files.open(name)?, None, cluster_id)
     }
 
@@ -243,7 +249,7 @@ impl SnapshotFile {
     }
 
     /// The rows, decoded, in the order of the file; checked once more on the way.
-    pub(crate) fn rows(&self) -> io::Result<impl Iterator<Item = io::Result<(RowKey, Row)>>> {
+    pub fn rows(&self) -> io::Result<impl Iterator<Item = io::Result<(RowKey, Row)>>> {
         let mut reader = Reader::begin(&*self.0.file, self.0.len)?;
         Ok(std::iter::from_fn(move || match reader.next_row() {
             Ok(Some((key, value))) => Some(decode_row(&key, &value)),

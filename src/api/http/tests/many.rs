@@ -39,6 +39,8 @@ async fn several_locks_are_refused_together_naming_who_is_in_the_way() {
     let body = r#"{"owner":"you","ttl_ms":5000,"locks":[{"name":"a"},{"name":"b"}]}"#;
     let problem = node.post("/v1/locks", body).await.refused(409, "lock-held");
     assert_eq!((&problem["lock"], &problem["holders"][0]["owner"]), (&json!("b"), &json!("me")));
+    assert_eq!(problem["why"]["cause"], "held");
+    assert_eq!(problem["why"]["holders"][0]["owner"], "me");
     assert_eq!(node.get("/v1/locks/a").await.ok()["held"], false);
 }
 
