@@ -43,6 +43,9 @@ const SHORT: std::ops::Range<u64> = 1..7;
 fn judge(report: &Report) {
     eprintln!("{report}");
     if let Some(complaint) = &report.complaint {
+        for line in &report.lines {
+            eprintln!("{line}");
+        }
         panic!(
             "seed {}: {complaint}\nrepeat it: OARLOCK_SEED={} cargo test --test sim seeds -- --nocapture",
             report.seed, report.seed
@@ -64,6 +67,7 @@ fn the_same_seed_is_the_same_run() {
 }
 
 /// One seed with `OARLOCK_SEED=7`, a range with `OARLOCK_SEEDS=1000..2000`, else the short form.
+/// `OARLOCK_TRACE` prints the whole trace of a seed that fails.
 #[test]
 fn seeds() {
     let number = |text: &str| text.trim().parse::<u64>().expect("a number");
@@ -77,7 +81,7 @@ fn seeds() {
     };
     let mut sum = run::Sum::default();
     for seed in seeds {
-        let report = run(seed, false);
+        let report = run(seed, std::env::var_os("OARLOCK_TRACE").is_some());
         sum.add(&report);
         judge(&report);
     }
