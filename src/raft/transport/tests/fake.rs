@@ -74,6 +74,7 @@ pub(super) struct FakeRaft {
     pub(super) did: Mutex<Vec<Did>>,
     /// An append ends when it finds a permit here.
     pub(super) disk: Semaphore,
+    door: Semaphore,
     pub(super) installed: Mutex<Option<SnapshotFile>>,
     pub(super) snapshots: Snapshots,
     pub(super) members: BTreeMap<NodeId, Member>,
@@ -87,6 +88,7 @@ impl FakeRaft {
         Arc::new(Self {
             did: Mutex::default(),
             disk: Semaphore::new(0),
+            door: Semaphore::new(1_000),
             installed: Mutex::default(),
             snapshots,
             members,
@@ -120,6 +122,9 @@ impl RaftPeer for Arc<FakeRaft> {
     ) -> BoxFuture<io::Result<AppendEntriesResponse<TypeConfig>>> {
         let fake = Arc::clone(self);
         async move {
+            // The real one hands requests over through a channel, which may send a task that did
+            // much at once to the back of the run queue.
+            let _through = fake.door.acquire().await.map_err(io::Error::other)?;
             fake.note(Did::Appended(rpc.entries.last().map(|entry| entry.log_id.index)));
             // A heartbeat needs no disk.
             if !rpc.entries.is_empty() {
