@@ -1,6 +1,6 @@
 //! What goes wrong, one file for each kind. A seed switches off a random half of the kinds, so that
-//! now and then only two meet, for long. Every fault begins and ends at moments drawn in advance,
-//! and counts only if it left evidence.
+//! now and then only two meet, for long. Every fault begins and ends at moments drawn in advance; the
+//! report of a run counts the faults of each kind, the crashes and the pieces held up.
 
 mod clocks;
 mod crashes;
