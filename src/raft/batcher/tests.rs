@@ -140,6 +140,20 @@ fn not_leader<T>() -> Result<T, ProposeError> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_arrived_joins_the_entry_that_goes_out() {
+    let mut bench = Bench::open().await;
+    bench.nothing_flies().await;
+    let _first = bench.submit(renew(0));
+    // The batcher is awake; these are ready and stand behind it.
+    for id in 1..=3 {
+        let batcher = Arc::clone(&bench.batcher);
+        tokio::spawn(async move { batcher.submit(renew(id), None) });
+    }
+    let entry = bench.next().await;
+    assert_eq!(entry.commands(), [&renew(0), &renew(1), &renew(2), &renew(3)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_waits_when_nothing_is_in_flight() {
     let mut bench = Bench::open().await;
     for id in 0..3 {

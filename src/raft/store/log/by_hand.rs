@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::raft::store::files::{Files, preallocate};
 use crate::raft::store::log::shared::Operation;
-use crate::raft::store::log::writer::{Fatal, Preparing, Writer, give_up};
+use crate::raft::store::log::writer::{Fatal, Prepare, Preparing, Writer, give_up};
 use crate::raft::store::log::{Closer, LogOptions, LogStore, parts};
 
 /// Writes what the [`LogStore`] it was opened with is given.
@@ -21,7 +21,11 @@ pub struct HandWriter {
     clippy::unnecessary_wraps,
     reason = "it takes the place of the one with a thread, which needs both"
 )]
-fn prepare_at_once(files: Arc<dyn Files>, name: String, size: u64) -> io::Result<Preparing> {
+pub(super) fn prepare_at_once(
+    files: Arc<dyn Files>,
+    name: String,
+    size: u64,
+) -> io::Result<Preparing> {
     let outcome = preallocate(&*files, &name, size);
     Ok(Box::new(move || outcome))
 }
@@ -32,12 +36,21 @@ pub fn open(
     options: LogOptions,
     fatal: Fatal,
 ) -> io::Result<(LogStore, HandWriter)> {
-    let observe = Box::new(|_, _| {});
-    let (shared, writer) = parts(files, options, observe, fatal, prepare_at_once)?;
+    let (store, writer) = open_with(files, options, fatal, prepare_at_once)?;
+    Ok((store, HandWriter { writer, group: None }))
+}
+
+/// A store and the writer that its caller moves, with the way in which segments are prepared.
+pub(super) fn open_with(
+    files: Arc<dyn Files>,
+    options: LogOptions,
+    fatal: Fatal,
+    prepare: Prepare,
+) -> io::Result<(LogStore, Writer)> {
+    let (shared, writer) = parts(files, options, Box::new(|_, _| {}), fatal, prepare)?;
     writer.witness()?;
     let closer = Closer { shared: Arc::clone(&shared), writer: None };
-    let store = LogStore { shared, _closer: Arc::new(closer) };
-    Ok((store, HandWriter { writer, group: None }))
+    Ok((LogStore { shared, _closer: Arc::new(closer) }, writer))
 }
 
 impl HandWriter {

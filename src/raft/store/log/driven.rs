@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::raft::store::files::{Files, preallocate};
+use crate::raft::store::log::by_hand::{open_with, prepare_at_once};
 use crate::raft::store::log::record::Record;
 use crate::raft::store::log::shared::Done;
 use crate::raft::store::log::writer::{Prepare, Writer};
-use crate::raft::store::log::{Closer, LogOptions, LogStore, parts};
+use crate::raft::store::log::{LogOptions, LogStore};
 use crate::raft::types::{LogEntry, LogId, Vote};
 
 /// When the next segment is created beside the writer.
@@ -25,10 +26,7 @@ pub(in crate::raft::store) enum Preparation {
 impl Preparation {
     fn as_prepare(self) -> Prepare {
         match self {
-            Self::Early => |files, name, size| {
-                let outcome = preallocate(&*files, &name, size);
-                Ok(Box::new(move || outcome))
-            },
+            Self::Early => prepare_at_once,
             Self::Late => {
                 |files, name, size| Ok(Box::new(move || preallocate(&*files, &name, size)))
             }
@@ -72,11 +70,8 @@ impl DrivenLog {
         options: LogOptions,
         preparation: Preparation,
     ) -> io::Result<Self> {
-        let (observe, fatal) = (Box::new(|_, _| {}), Arc::new(|_: &str| {}));
-        let (shared, writer) = parts(files, options, observe, fatal, preparation.as_prepare())?;
-        writer.witness()?;
-        let closer = Closer { shared: Arc::clone(&shared), writer: None };
-        let store = LogStore { shared, _closer: Arc::new(closer) };
+        let fatal = Arc::new(|_: &str| {});
+        let (store, writer) = open_with(files, options, fatal, preparation.as_prepare())?;
         Ok(Self { store, writer, waiting: Vec::new() })
     }
 
