@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::command::{Acquire, LeaseTerm};
+use crate::command::{Acquire, LeaseTerm, Mode};
 use crate::deadlines::Due;
 use crate::event::EventKind;
 use crate::ids::{LeaseId, LockName, RequestId, Revision, Token};
@@ -14,6 +14,7 @@ use crate::image::RowKey;
 use crate::limits::count;
 use crate::machine::{Machine, Step};
 use crate::outcome::{Contention, Grant, HOLDERS_SHOWN_MAX, Outcome, Queued, Rejection};
+use crate::planted::{Bug, planted};
 use crate::queue::Queue;
 use crate::requests::{Subject, acquire_fingerprint};
 use crate::table::{Group, Held, Lease, LeaseState, Lock, Waiting};
@@ -64,7 +65,8 @@ impl Machine {
             None => self.memory.origin(Subject::Lease(lease_id))?,
         };
         let same_request = request_id.is_none() || request_id == first_id;
-        if !same_request || first != fingerprint {
+        let same_command = first == fingerprint || planted(Bug::OtherCommandIsARepeat);
+        if !same_request || !same_command {
             return Some(Outcome::Rejected(Rejection::RequestIdReused));
         }
         // Whoever repeats under another lease id is not there yet: it attaches by the first one's id,
@@ -122,8 +124,10 @@ impl Machine {
         if let Some(limit) = lock.other_limit(acquire.mode) {
             return Err(Rejection::PermitLimitDiffers { limit: u64::from(limit) });
         }
-        let compatible = lock.queue.is_empty()
-            && lock.closed_until.is_none()
+        let overtakes = planted(Bug::ReadersOvertake) && acquire.mode == Mode::Shared
+            || planted(Bug::SmallPermitsOvertake) && matches!(acquire.mode, Mode::Permits(_));
+        let compatible = (lock.queue.is_empty() || overtakes)
+            && (lock.closed_until.is_none() || planted(Bug::ClosedLockIsGranted))
             && lock.holders.compatible(acquire.mode);
         let room = lock.holders.len() < self.limits.holders_max;
         if compatible && room {
@@ -133,7 +137,11 @@ impl Machine {
             return Err(if compatible {
                 Rejection::HoldersFull { limit: count(self.limits.holders_max) }
             } else {
-                Rejection::LockHeld(Box::new(self.contention(&acquire.name, lock)))
+                let mut contention = self.contention(&acquire.name, lock);
+                if planted(Bug::RefusalNamesTheAsker) {
+                    contention.holders.iter_mut().for_each(|it| it.owner = acquire.owner.clone());
+                }
+                Rejection::LockHeld(Box::new(contention))
             });
         }
         if lock.queue.len() >= self.limits.queue_length_max {
@@ -285,7 +293,16 @@ impl Machine {
     fn settle_one(&mut self, name: &LockName, step: &mut Step) -> Vec<LockName> {
         let mut others = Vec::new();
         while let Some(lease_id) = self.table.grantable(name, self.limits.holders_max) {
-            let together = self.table.group(lease_id).cloned();
+            let mut together = self.table.group(lease_id).cloned();
+            if planted(Bug::SeveralAreTakenOneByOne) {
+                together = None;
+            }
+            if planted(Bug::OrderByAddress) {
+                together
+                    .iter_mut()
+                    .filter(|all| all.as_ptr().addr() & 64 > 0)
+                    .for_each(|it| it.reverse());
+            }
             // Without tokens the waiter stays where it is: nothing is granted any more.
             if self.tokens_left() < together.as_ref().map_or(1, |all| count(all.len())) {
                 break;
@@ -309,7 +326,11 @@ impl Machine {
 
     /// Forgets the lock if there is nothing left to remember.
     pub(crate) fn forget_if_idle(&mut self, name: &LockName) {
-        if self.table.locks.get(name).is_some_and(Lock::is_idle) {
+        if self.table.locks.get(name).is_some_and(Lock::is_idle) && !planted(Bug::IdleLocksAreKept)
+        {
+            if planted(Bug::TokenIsGivenBack) {
+                self.token_last = Token(self.token_last.0.saturating_sub(1));
+            }
             self.table.locks.remove(name);
             self.changes.deleted(RowKey::Lock(name.clone()));
         }
@@ -325,7 +346,8 @@ impl Machine {
         let Some(token) = self.next_token() else { return };
         let old_deadline = lease.deadline();
         lease.state = LeaseState::Held(Held {
-            claim_until: (!attached).then(|| self.clock.plus_ms(lease.grace.ms())),
+            claim_until: (!attached && !planted(Bug::UnclaimedIsKept))
+                .then(|| self.clock.plus_ms(lease.grace.ms())),
             ..self.fresh_hold(token, lease.term, step)
         });
         self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
@@ -397,6 +419,12 @@ impl Machine {
     }
 
     pub(crate) fn detach_all(&mut self) -> Outcome {
+        if planted(Bug::NewLeaderRenewsAll) {
+            let all: Vec<LeaseId> = self.table.leases.keys().copied().collect();
+            for lease_id in all {
+                self.renew(lease_id);
+            }
+        }
         for lease_id in core::mem::take(&mut self.table.attached) {
             self.begin_grace(lease_id);
         }
@@ -419,6 +447,9 @@ impl Machine {
 /// The deadline that a lease gets by being granted or renewed now; a session keeps its own.
 pub(crate) fn own_deadline(term: LeaseTerm, now: LeaseTime) -> Option<LeaseTime> {
     match term {
+        LeaseTerm::Ttl(ttl) if planted(Bug::EndsOnePercentEarly) => {
+            Some(now.plus_ms(ttl.ms() - ttl.ms() / 100))
+        }
         LeaseTerm::Ttl(ttl) => Some(now.plus_ms(ttl.ms())),
         LeaseTerm::Forever | LeaseTerm::Session(_) => None,
     }

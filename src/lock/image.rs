@@ -20,6 +20,7 @@ use crate::ids::{LeaseId, LockName, RequestId, Revision, SessionId, Token};
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::outcome::ValueInfo;
+use crate::planted::{Bug, planted};
 use crate::requests::{EndLog, LogKind, Place, Subject};
 use crate::sessions::OpenedSession;
 use crate::table::Lock;
@@ -191,7 +192,12 @@ impl Machine {
         let value = match key {
             RowKey::Meta => Some(RowValue::Meta(self.meta())),
             RowKey::Lock(name) => self.table.locks.get(name).map(lock_row),
-            RowKey::Lease(id) => self.table.leases.get(id).cloned().map(RowValue::Lease),
+            RowKey::Lease(id) => {
+                let lease = self.table.leases.get(id).cloned();
+                let kept =
+                    lease.filter(|it| it.token().is_some() || !planted(Bug::ImageLacksWaiters));
+                kept.map(RowValue::Lease)
+            }
             RowKey::Session(id) => self.sessions.get(*id).cloned().map(RowValue::Session),
             RowKey::Answers(number) => chunk(LogKind::Answers, *number),
             RowKey::Recent(number) => chunk(LogKind::Recent, *number),
@@ -294,6 +300,10 @@ impl Parts {
         }
         machine.memory.answers = machine.restore_log(LogKind::Answers, self.answers)?;
         machine.memory.recent = machine.restore_log(LogKind::Recent, self.recent)?;
+        if planted(Bug::ImageRestartsTokens) {
+            let held = machine.table.leases.values().filter_map(|lease| lease.token());
+            machine.token_last = held.max().unwrap_or_default();
+        }
         Ok(machine)
     }
 }
@@ -363,6 +373,7 @@ impl Machine {
         request_id: Option<RequestId>,
         subject: Subject,
     ) -> Result<(), BadImage> {
+        let request_id = request_id.filter(|_| !planted(Bug::ImageForgetsRequests));
         let Some(request_id) = request_id else { return Ok(()) };
         match self.memory.requests.insert(request_id, subject) {
             Some(_) => Err(BadImage("a request id is known twice".to_string())),

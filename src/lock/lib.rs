@@ -112,6 +112,7 @@ pub mod limits;
 pub mod machine;
 mod many;
 pub mod outcome;
+pub mod planted;
 pub mod query;
 mod queue;
 mod reacquire;

@@ -57,6 +57,8 @@ pub const ANSWER_KEPT_MS: u64 = 60_000;
 pub const RECENT_ENDS_MAX: usize = 131_072;
 /// Tokens stay below 2^53 so that every JSON reader keeps them exact.
 pub const TOKEN_MAX: u64 = (1 << 53) - 1;
+/// How far a restored cluster counts above every token that may have been given (P2).
+pub const TOKEN_JUMP: u64 = 1 << 40;
 /// Commands in one log entry; a batch beyond it waits for the next entry.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 4_096;
 /// Ended answers in one row. More makes each write larger, fewer makes more rows.

@@ -14,8 +14,9 @@ use crate::deadlines::{Deadlines, Due};
 use crate::event::{Event, EventKind};
 use crate::history::History;
 use crate::ids::{Revision, Token};
-use crate::limits::Limits;
+use crate::limits::{Limits, TOKEN_JUMP};
 use crate::outcome::{EndReason, Outcome};
+use crate::planted::{Bug, planted};
 use crate::requests::Memory;
 use crate::sessions::Sessions;
 use crate::table::{Lease, LeaseState, Table};
@@ -97,6 +98,9 @@ impl Machine {
         }
         self.level = self.level.max(entry.level);
         let mut step = Step { wall_ms: entry.wall_ms, events: Vec::new() };
+        if planted(Bug::EndsBeforeTheEntry) {
+            entry.commands.last().into_iter().for_each(|(at, _)| self.advance(*at, &mut step));
+        }
         let mut outcomes = Vec::with_capacity(entry.commands.len());
         for (at, command) in &entry.commands {
             self.advance(*at, &mut step);
@@ -174,6 +178,9 @@ impl Machine {
                 Due::Session(session_id) => self.session_lease_count(*session_id).max(1),
             };
             if spent > 0 && spent.saturating_add(cost) > budget {
+                if planted(Bug::BeyondTheBoundIsForgotten) {
+                    self.deadlines.remove(Some(deadline), due);
+                }
                 break;
             }
             spent = spent.saturating_add(cost);
@@ -208,6 +215,23 @@ impl Machine {
             return None;
         }
         self.token_last = Token(self.token_last.0.saturating_add(1));
+        Some(self.token_last)
+    }
+
+    /// For a state that was restored from a backup: no token is given again that this machine gave
+    /// before the backup or, up to `above`, after it (P2). `None`, and nothing changed, when so many
+    /// tokens do not exist.
+    pub fn jump_tokens(&mut self, above: Token) -> Option<Token> {
+        if planted(Bug::RestoreRepeatsTokens) {
+            return Some(self.token_last);
+        }
+        let above = if planted(Bug::RestoreForgetsWhatWasSeen) { Token(0) } else { above };
+        let highest = self.token_last.max(above);
+        let target = highest.0.checked_add(TOKEN_JUMP)?;
+        if target >= self.limits.token_max {
+            return None;
+        }
+        self.token_last = Token(target);
         Some(self.token_last)
     }
 

@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 
 use crate::ids::LeaseId;
 use crate::limits::count;
+use crate::planted::{Bug, planted};
 
 /// Tickets of one block share all bits but these.
 const BLOCK_BITS: u32 = 8;
@@ -31,6 +32,9 @@ impl Queue {
 
     /// The waiter that is next in line.
     pub(crate) fn front(&self) -> Option<LeaseId> {
+        if planted(Bug::LastIsServedFirst) {
+            return self.iter().last().map(|(_, lease_id)| lease_id);
+        }
         self.iter().next().map(|(_, lease_id)| lease_id)
     }
 

@@ -10,6 +10,7 @@ use crate::ids::{LeaseId, LockName, Reason};
 use crate::image::RowKey;
 use crate::machine::{Machine, Step};
 use crate::outcome::{EndReason, Ended, Outcome, Rejection};
+use crate::planted::{Bug, planted};
 use crate::requests::{Answer, End};
 use crate::table::LeaseState;
 use crate::time::LockDelay;
@@ -33,7 +34,9 @@ impl Machine {
                 held.expires_at = held.expires_at.max(own_deadline(term, clock));
             }
         }
-        self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
+        if !planted(Bug::RenewalIsNotCounted) {
+            self.deadlines.shift(old_deadline, lease.deadline(), Due::Lease(lease_id));
+        }
         self.changes.changed(RowKey::Lease(lease_id));
         if let Some(session_id) = session_id {
             self.extend_session(session_id);
@@ -46,6 +49,12 @@ impl Machine {
     pub(crate) fn release(&mut self, lease_id: LeaseId, step: &mut Step) -> Outcome {
         if let Some(ended) = self.end_and_settle(lease_id, EndReason::Released, None, step) {
             return Outcome::Released(ended);
+        }
+        if planted(Bug::RepeatedReleaseEndsAnother) {
+            let lock =
+                self.memory.lease_end(lease_id).and_then(|it| self.table.locks.get(&it.name));
+            let another = lock.and_then(|lock| lock.holders.iter().next());
+            another.and_then(|(_, id)| self.end_and_settle(id, EndReason::Released, None, step));
         }
         match self.memory.lease_end(lease_id) {
             Some(ended) => match ended.how {
@@ -75,7 +84,10 @@ impl Machine {
         let taken: Vec<LeaseId> = match (self.table.locks.get(name), target) {
             (None, ForceTarget::Token(_) | ForceTarget::All) => Vec::new(),
             (Some(lock), ForceTarget::Token(token)) => {
-                let first = lock.holders.get(token);
+                let mut first = lock.holders.get(token);
+                if planted(Bug::ForceTakesAnyToken) {
+                    first = lock.holders.iter().next().map(|(_, id)| id);
+                }
                 first.into_iter().flat_map(|id| self.leases_of_grant(token, id)).collect()
             }
             (Some(lock), ForceTarget::All) => {
@@ -105,9 +117,14 @@ impl Machine {
         reason: Option<&Reason>,
         step: &mut Step,
     ) -> Option<Ended> {
+        if planted(Bug::AbandonedWaiterStays) && how == EndReason::Abandoned {
+            return None;
+        }
         let Some(together) = self.waiting_group(lease_id).cloned() else {
             let ended = self.end_lease(lease_id, how, reason, step)?;
-            self.settle(&ended.name, step);
+            if how != EndReason::Expired || !planted(Bug::DeadHolderWakesNobody) {
+                self.settle(&ended.name, step);
+            }
             return Some(ended);
         };
         let end = |id: &LeaseId| self.end_lease(*id, how, reason, step);

@@ -17,6 +17,7 @@ use crate::ids::{LeaseId, Metadata, RequestId, SessionId};
 use crate::image::RowKey;
 use crate::limits::{Limits, count};
 use crate::outcome::{EndReason, Ended};
+use crate::planted::{Bug, planted};
 use crate::time::LeaseTime;
 
 /// What a request made.
@@ -93,6 +94,7 @@ impl EndLog {
     }
 
     fn forgettable(&self, clock: LeaseTime, kept_ms: u64) -> bool {
+        let kept_ms = if planted(Bug::EndIsForgottenEarly) { kept_ms / 100 } else { kept_ms };
         let newest = self.chunks.front().and_then(|chunk| chunk.last());
         newest.is_some_and(|answer| answer.ended_at().plus_ms(kept_ms) < clock)
     }
@@ -142,6 +144,9 @@ impl Memory {
     }
 
     pub(crate) fn by_request(&self, request_id: Option<RequestId>) -> Option<Subject> {
+        if planted(Bug::RepeatIsNew) {
+            return None;
+        }
         self.requests.get(&request_id?).copied()
     }
 

@@ -16,6 +16,7 @@ use crate::image::RowKey;
 use crate::limits::count;
 use crate::machine::{Machine, Step};
 use crate::outcome::{EndReason, Outcome, Rejection, SessionInfo};
+use crate::planted::{Bug, planted};
 use crate::requests::{Answer, End, Subject, session_fingerprint};
 use crate::time::{LeaseTime, Ttl};
 
@@ -163,6 +164,9 @@ impl Machine {
         let mut left: BTreeSet<LockName> = BTreeSet::new();
         for lease_id in &opened.leases {
             let ended = self.end_lease(*lease_id, how, None, step);
+            if let (Some(ended), true) = (&ended, planted(Bug::EndingSessionIsGranted)) {
+                self.settle(&ended.name, step);
+            }
             left.extend(ended.map(|ended| ended.name));
         }
         let answer = Answer {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{LeaseTerm, Mode};
 use crate::ids::{LeaseId, LockName, Metadata, Owner, RequestId, Revision, SessionId, Token};
 use crate::outcome::ValueInfo;
+use crate::planted::{Bug, planted};
 use crate::queue::Queue;
 use crate::time::{Grace, LeaseTime, LockDelay};
 
@@ -152,6 +153,8 @@ fn fits_beside(held: Mode, taken: u32, mode: Mode) -> bool {
             held.limit() == asked.limit()
                 && taken.checked_add(asked.count()).is_some_and(|all| all <= held.limit())
         }
+        (Mode::Exclusive, Mode::Shared) => planted(Bug::ReaderJoinsWriter),
+        (Mode::Exclusive, Mode::Exclusive) => planted(Bug::SecondWriterWins),
         (Mode::Exclusive | Mode::Shared | Mode::Permits(_), _) => false,
     }
 }
@@ -193,7 +196,8 @@ impl Holders {
         if !self.compatible(mode) || self.get(token).is_some() {
             return false;
         }
-        let all = self.permits().saturating_add(permits(mode));
+        let before = if planted(Bug::OnlyTheLastPermitsCount) { 0 } else { self.permits() };
+        let all = before.saturating_add(permits(mode));
         match self {
             Self::None => *self = Self::One(token, lease_id, mode),
             Self::One(first_token, first, first_mode) => {
@@ -299,7 +303,7 @@ impl Lock {
     /// The limit under which permits are held or waited for, if it is another one.
     pub(crate) fn other_limit(&self, mode: Mode) -> Option<u32> {
         match (mode, self.pool) {
-            (Mode::Permits(asked), Some(pool)) => {
+            (Mode::Permits(asked), Some(pool)) if !planted(Bug::AnyLimitIsTaken) => {
                 (pool.limit != asked.limit()).then_some(pool.limit)
             }
             (Mode::Exclusive | Mode::Shared | Mode::Permits(_), _) => None,
@@ -412,6 +416,9 @@ impl Table {
     pub(crate) fn grantable(&self, name: &LockName, holders_max: usize) -> Option<LeaseId> {
         let lease_id = self.next_in_line(name, holders_max)?;
         let Some(together) = self.group(lease_id) else { return Some(lease_id) };
+        if planted(Bug::SeveralAreTakenOneByOne) {
+            return Some(lease_id);
+        }
         let ready = |id: &LeaseId| {
             let name = self.leases.get(id).map(|lease| &lease.name);
             name.and_then(|name| self.next_in_line(name, holders_max)) == Some(*id)

@@ -19,6 +19,7 @@ use oarlock_core::command::{Entry, LEVEL};
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::limits::Limits;
 use oarlock_core::machine::Machine;
+use oarlock_core::planted;
 
 use language::{parse, show};
 
@@ -107,6 +108,7 @@ fn run(text: &str, mut wall_ms: impl FnMut() -> u64) -> String {
 
 #[test]
 fn every_script_gives_its_recorded_answers() {
+    planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
     let regenerate = std::env::var_os("OARLOCK_REGENERATE").is_some();
     let mut wrong = Vec::new();
     for path in scripts() {
