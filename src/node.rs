@@ -16,13 +16,16 @@ use crate::config::Config;
 use crate::observe::metrics::Metrics;
 use crate::raft::birth::{self, random_u128};
 use crate::raft::clock;
+use crate::raft::presence;
 use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::settings::{self, Timing};
-use crate::raft::store::files::{DirectoryLock, Disk};
+use crate::raft::store::files::{self, DirectoryLock};
 use crate::raft::store::identity::Identity;
 use crate::raft::store::log::{Fatal, LogOptions, LogStore};
 use crate::raft::store::machine::MachineHandle;
 use crate::raft::store::reserve::{DiskReserve, DiskState};
+use crate::raft::store::restore;
+pub use crate::raft::store::restore::{Given, Summary as Restored};
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::start::{self, LogFacts};
 use crate::raft::transport::inbound::{self, Handlers};
@@ -61,8 +64,30 @@ fn because(what: &str) -> impl FnOnce(io::Error) -> NodeError {
     move |error| NodeError(format!("{what}: {error}"))
 }
 
+/// Verifies all of a backup and says what it holds.
+pub fn inspect_backup(backup: &Path) -> Result<Restored, NodeError> {
+    restore::inspect(backup).map_err(because("read the backup"))
+}
+
+/// Puts a backup where this node, at its first start, forms a new cluster with it. Says what it
+/// holds and above what the tokens go on.
+pub fn restore_backup(
+    config: &Config,
+    backup: &Path,
+    given: Given,
+) -> Result<(Restored, u64), NodeError> {
+    let _directory =
+        DirectoryLock::take(&config.data_dir).map_err(because("open the data directory"))?;
+    restore::refuse_unless_lowest(config.node_id, &first_members(config))
+        .and_then(|()| restore::plant(&config.data_dir, backup, given))
+        .map_err(because("restore the backup"))
+}
+
 /// Runs a node until `stop`.
 pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
+    #[cfg(feature = "proof")]
+    crate::raft::faults::obey(std::env::var_os("OARLOCK_FAULTS"))
+        .map_err(because("read the orders to fail"))?;
     let dir = config.data_dir.clone();
     let _directory = DirectoryLock::take(&dir).map_err(because("open the data directory"))?;
     let api = bind(&config.api_address, "api_address").await?;
@@ -94,20 +119,20 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     );
 
     let log = store.log.clone();
-    let started = start_raft(&config, store, identity.cluster_id, &peers).await?;
-    let Started { raft, machine } = started;
+    present(&identity, &log, (&local, &peers)).await?;
+    let Started { raft, machine } = start_raft(&config, store, &identity, &peers).await?;
     let snapshots = machine.snapshots();
     let reserve = DiskReserve::open(&dir, config.reserve_bytes);
     let reserve = Arc::new(reserve.map_err(because("take the disk reserve"))?);
     let parts = (raft.clone(), machine.clone(), Arc::clone(&reserve));
     let replicator = replicator(&config, &identity, parts, &peers, &metrics);
-    let observer = Arc::clone(&metrics);
-    let ids = Box::new(random_u128);
+    let (observer, ids) = (Arc::clone(&metrics), Box::new(random_u128));
     let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
     wire(&handlers, &machine, &service, &replicator, (raft.clone(), Arc::clone(&snapshots)));
     settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
+    tasks.spawn(presence::stop_if_refused(Arc::clone(&local), stop.clone()));
     tasks.spawn({
         let service = Arc::clone(&service);
         async move { service.expire().await }
@@ -119,14 +144,24 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
         config.log_segment_bytes,
         Arc::clone(&metrics),
     ));
-    tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, local));
+    tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, Arc::clone(&local)));
     tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
     serve_http(api, &config, &service, &metrics, &replicator, &stop).await;
 
     shut_down(&replicator, &mut tasks).await;
     let closed = tokio::task::spawn_blocking(move || machine.close()).await;
     closed.map_err(|error| NodeError(format!("close the state: {error}")))?;
-    serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))?
+    serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))??;
+    presence::refused(&local).map_err(NodeError)
+}
+
+/// Shows the peers what this node has, before it takes part in anything.
+async fn present(
+    identity: &Identity,
+    log: &LogStore,
+    to: (&Arc<Local>, &Arc<Peers>),
+) -> Result<(), NodeError> {
+    presence::announce(identity, log, to, random_seed()).await.map_err(NodeError)
 }
 
 /// Runs what stands on Raft until Raft is gone. Without a stop that is an error, and the node
@@ -201,12 +236,15 @@ impl Store {
             )]
             std::process::exit(70);
         });
-        let files = Disk::open(&dir.join("log")).map_err(because("open the log directory"))?;
+        let joined = identity.as_ref().is_some_and(|identity| identity.joined);
+        restore::check(dir, joined, config.node_id, &first_members(config))
+            .map_err(because("begin with a restored state"))?;
+        let files = files::on_disk(&dir.join("log")).map_err(because("open the log directory"))?;
         let options =
             LogOptions { segment_bytes: config.log_segment_bytes, ..LogOptions::default() };
         let observe = Arc::clone(metrics);
         let observe = Box::new(move |took, _bytes| observe.fsync(took));
-        let log = LogStore::open(Arc::new(files), options, observe, Arc::clone(&fatal));
+        let log = LogStore::open(files, options, observe, Arc::clone(&fatal));
         let log = log.map_err(because("open the log"))?;
         match &identity {
             None if !log.is_empty() => Err(NodeError(format!(
@@ -230,7 +268,7 @@ impl Store {
     }
 }
 
-/// For the jitter of elections.
+/// For the jitter of elections, and to tell one process of a node from the next.
 fn random_seed() -> u64 {
     u64::try_from(random_u128() >> 64).unwrap_or_default()
 }
@@ -243,13 +281,15 @@ struct Started {
 async fn start_raft(
     config: &Config,
     store: Store,
-    cluster_id: u128,
+    identity: &Identity,
     peers: &Arc<Peers>,
 ) -> Result<Started, NodeError> {
     let Store { log, fatal, .. } = store;
+    let sown = restore::sow(&config.data_dir, identity, &log).await;
+    sown.map_err(because("begin with a restored state"))?;
     let options = start::Options {
         cache_bytes: config.sled_cache_bytes,
-        ..start::Options::new(config.data_dir.clone(), cluster_id)
+        ..start::Options::new(config.data_dir.clone(), identity.cluster_id)
     };
     let opening = {
         let log = log.clone();
@@ -314,7 +354,8 @@ async fn initialise(
         let done = raft.initialize(members).await;
         done.map_err(|error| NodeError(format!("initialise the cluster: {error}")))?;
     }
-    save_joined(identity, dir, local).map_err(because("write the identity"))
+    save_joined(identity, dir, local).map_err(because("write the identity"))?;
+    restore::clear(dir).map_err(because("forget the backup that was restored"))
 }
 
 fn save_joined(identity: &Identity, dir: &Path, local: &Local) -> io::Result<()> {
@@ -422,17 +463,9 @@ async fn shut_down(replicator: &Arc<RaftReplicator>, tasks: &mut JoinSet<()>) {
 
 /// Gives leadership to the voter that is closest behind.
 async fn hand_over(replicator: &Arc<RaftReplicator>) {
-    if !replicator.leadership().borrow().serving_here {
-        return;
+    if replicator.leadership().borrow().serving_here {
+        let _in_time_or_by_election = replicator.transfer_leader(None).await;
     }
-    let status = replicator.status();
-    let candidates = status.members.iter().filter(|m| m.voter && m.id != status.node_id);
-    let Some(target) = candidates.min_by_key(|m| m.lag_entries.unwrap_or(u64::MAX)) else { return };
-    if replicator.raft().trigger().transfer_leader(target.id).await.is_err() {
-        return;
-    }
-    let mut leadership = replicator.leadership();
-    let _gone_or_stopped = leadership.wait_for(|now| !now.serving_here).await;
 }
 
 #[cfg(test)]

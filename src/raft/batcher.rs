@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use oarlock_core::command::{Command, Entry, LEVEL};
 use oarlock_core::limits::COMMANDS_PER_ENTRY_MAX;
 use oarlock_core::outcome::Outcome;
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::time::LeaseTime;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
@@ -220,6 +221,9 @@ impl Batcher {
         let (until, bytes) = ((self.counts_until)(), command_bytes(&command));
         let mut inbox = self.inbox();
         let at = match inbox.clock.read(clock::now(), until) {
+            Some(_) if inbox.open && planted(Bug::WallClockStamps) => {
+                LeaseTime((self.wall_ms)().saturating_mul(1_000))
+            }
             Some(at) if inbox.open => at,
             Some(_) | None => return Err(ProposeError::NotLeader(None)),
         };
@@ -322,6 +326,9 @@ fn propose_error(error: &ClientWriteError<TypeConfig>) -> ProposeError {
         ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader(forward.leader_id),
         ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
             ProposeError::NotDone("the membership refused the proposal")
+        }
+        ClientWriteError::LogEntryDiscarded(_) if planted(Bug::DiscardedIsNotDone) => {
+            ProposeError::NotDone("the leader changed")
         }
         ClientWriteError::LogEntryDiscarded(_) => {
             ProposeError::Unknown("the leader changed while the entry was in flight")

@@ -7,8 +7,12 @@
 
 use std::time::Duration;
 
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::time::LeaseTime;
 use tokio::time::Instant;
+
+#[cfg(feature = "proof")]
+use crate::raft::faults;
 
 /// Turns monotonic time into lease time for one leadership at a time.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ impl LeaseClock {
     /// now or later. `None` while stopped.
     pub(crate) fn read(&mut self, at: Instant, counts_until: Instant) -> Option<LeaseTime> {
         let running = self.running.as_mut()?;
+        let counts_until = if planted(Bug::OutagesCount) { at } else { counts_until };
         let counted = at.min(counts_until).saturating_duration_since(running.seen_at);
         let step_us = u64::try_from(counted.min(self.step_max).as_micros()).unwrap_or(u64::MAX);
         running.now = LeaseTime(running.now.0.saturating_add(step_us));
@@ -54,20 +59,42 @@ impl LeaseClock {
 
 /// Monotonic time; simulated where tokio's clock is.
 pub(crate) fn now() -> Instant {
+    let now = Instant::now();
+    #[cfg(feature = "proof")]
+    let now = faults::clock::shown(now);
+    now
+}
+
+/// Monotonic time since this was first asked; for a planted bug only.
+pub(crate) fn since_start_us() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let since = now().saturating_duration_since(*START.get_or_init(now));
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The moment by which timers go, for deadlines given to them. A build for the proof can make the
+/// other one run off, and not this one.
+pub(crate) fn timer_now() -> Instant {
     Instant::now()
 }
 
 /// How long ago openraft read its clock; its instants can be asked for nothing else.
 pub(crate) fn age_of(at: impl openraft::async_runtime::Instant) -> Duration {
-    at.elapsed()
+    let age = at.elapsed();
+    #[cfg(feature = "proof")]
+    let age = faults::clock::shown_age(age);
+    age
 }
 
 /// Wall clock in milliseconds since 1970, for display; zero before 1970.
 #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock, for display")]
 pub fn wall_ms() -> u64 {
-    std::time::SystemTime::now()
+    let wall_ms = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    #[cfg(feature = "proof")]
+    let wall_ms = faults::clock::shown_wall_ms(wall_ms);
+    wall_ms
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 pub mod batcher;
 pub mod birth;
 pub mod clock;
+#[cfg(feature = "proof")]
+pub mod faults;
+pub mod presence;
 pub mod replicator;
 pub mod settings;
 mod size;

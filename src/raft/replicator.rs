@@ -17,6 +17,7 @@ use oarlock_core::command::Command;
 use oarlock_core::ids::RequestId;
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::Outcome;
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::time::LeaseTime;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
@@ -28,15 +29,23 @@ use tokio::time::Instant;
 use crate::raft::batcher::Batcher;
 use crate::raft::clock::{self, LeaseClock};
 use crate::raft::store::machine::MachineHandle;
+use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::transport::{Beacon, Peers};
-use crate::raft::types::{CommittedLeaderId, RaftHandle, Vote};
+use crate::raft::types::{CommittedLeaderId, LogId, RaftHandle, Vote};
 use crate::service::replicator::{
-    Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError, Replicator,
-    Reply,
+    Backup, Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError,
+    Replicator, Reply, Transfer,
 };
 
 /// Pause before the first entry of a leadership is proposed again after a refusal.
 const BEGIN_RETRY: Duration = Duration::from_millis(20);
+
+/// Pause before a copy of the state is asked for again, while another one is being built.
+const BACKUP_RETRY: Duration = Duration::from_millis(200);
+
+/// Election timeouts that a transfer is waited for: when who was asked does not take over, the
+/// others elect after one.
+const TRANSFER_TIMEOUTS: u32 = 4;
 
 /// What the replicator is made of; built by the node.
 pub struct Parts {
@@ -324,6 +333,12 @@ fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn as_backup(file: SnapshotFile) -> Backup {
+    let applied_index = file.meta().last_log_id.map_or(0, |id| id.index);
+    let bytes = file.bytes();
+    Backup { applied_index, bytes, read_at: Box::new(move |buffer, at| file.read_at(buffer, at)) }
+}
+
 /// What a full disk refuses: all that makes the state grow.
 fn takes_room(command: &Command, is_known: impl Fn(RequestId) -> bool) -> bool {
     let request_id = match command {
@@ -367,6 +382,12 @@ impl Replicator for RaftReplicator {
     }
 
     async fn read_barrier(&self) -> Result<(), ProposeError> {
+        let recent = |age| age < 30 * self.leader_lease;
+        if planted(Bug::ReadAsksNobody)
+            || planted(Bug::ReadTrustsAnOldQuorum) && self.quorum_age().is_some_and(recent)
+        {
+            return Ok(());
+        }
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
@@ -376,6 +397,47 @@ impl Replicator for RaftReplicator {
                 Err(ProposeError::NotLeader(None))
             }
             Err(RaftError::Fatal(_)) => Err(ProposeError::NotDone("this node is stopping")),
+        }
+    }
+
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
+        let members = self.members();
+        let mut others = members.iter().filter(|m| m.voter && m.id != self.node_id);
+        let target = match to {
+            Some(id) if id == self.node_id => return Ok(Transfer::To(id)),
+            Some(id) => others.find(|member| member.id == id),
+            None => others.min_by_key(|member| member.lag_entries.unwrap_or(u64::MAX)),
+        };
+        let Some(target) = target else { return Ok(Transfer::NoSuchVoter) };
+        let asked = self.raft.trigger().transfer_leader(target.id).await;
+        asked.map_err(|_| ProposeError::NotDone("this node is stopping"))?;
+        let mut leadership = self.leadership();
+        let elsewhere = |now: &Leadership| now.leader_id.filter(|id| *id != self.node_id);
+        let gone = leadership.wait_for(|now| elsewhere(now).is_some());
+        let known = tokio::time::timeout(self.leader_lease * TRANSFER_TIMEOUTS, gone).await;
+        let leader = known.ok().and_then(Result::ok).and_then(|now| elsewhere(&now));
+        Ok(leader.map_or(Transfer::NotInTime, Transfer::To))
+    }
+
+    async fn backup(&self, applied_index: u64) -> Result<Backup, ProposeError> {
+        const STOPPING: ProposeError = ProposeError::NotDone("this node is stopping");
+        let reached = |id: Option<LogId>| id.is_some_and(|id| id.index >= applied_index);
+        let mut applied = self.machine.applied();
+        applied.wait_for(|id| reached(*id)).await.map_err(|_| STOPPING)?;
+        let snapshots = self.machine.snapshots();
+        let mut metrics = self.raft.data_metrics();
+        loop {
+            if let Some(file) = snapshots.current()
+                && reached(file.meta().last_log_id)
+            {
+                return Ok(as_backup(file));
+            }
+            // One at a time: while another is built this does nothing, so it is asked for again.
+            self.raft.trigger().snapshot().await.map_err(|_| STOPPING)?;
+            let changed = tokio::time::timeout(BACKUP_RETRY, metrics.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                return Err(STOPPING);
+            }
         }
     }
 

@@ -151,6 +151,15 @@ fn unsynced_parents(dir: &Path) -> Vec<PathBuf> {
     parents
 }
 
+/// The files of a real directory, as a node keeps them: on its disk.
+pub fn on_disk(dir: &Path) -> io::Result<Arc<dyn Files>> {
+    #[cfg(feature = "proof")]
+    if let Some(faulty) = crate::raft::faults::disk(dir)? {
+        return Ok(faulty);
+    }
+    Ok(Arc::new(Disk::open(dir)?))
+}
+
 /// The lock of a data directory; released when dropped, also by a crash.
 pub struct DirectoryLock {
     _file: File,

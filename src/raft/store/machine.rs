@@ -15,9 +15,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use oarlock_core::command::Entry;
 use oarlock_core::event::Event;
 use oarlock_core::machine::{Applied, Machine};
 use oarlock_core::outcome::Outcome;
+use oarlock_core::planted::{Bug, planted};
+use oarlock_core::time::LeaseTime;
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{oneshot, watch};
@@ -63,7 +66,9 @@ impl State {
 
     /// Goes on from a snapshot. What waits to be cut is cut there: older changes would undo it.
     pub(crate) fn replace(&mut self, machine: Machine, position: &Position) {
-        self.machine = machine;
+        if !planted(Bug::InstallKeepsTheState) {
+            self.machine = machine;
+        }
         self.position = position.clone();
         self.dirty = false;
         for job in &mut self.jobs {
@@ -192,9 +197,12 @@ fn apply_to(state: &mut State, entry: &LogEntry) -> Result<Applied, String> {
             state.position.membership = StoredMembership::new(Some(log_id), membership.clone());
         }
         EntryPayload::Normal(proposal) => {
-            let apply = || state.machine.apply(&proposal.0);
+            let by_own = planted(Bug::ReplicaReadsItsClock).then(|| by_own_clock(&proposal.0));
+            let entry = by_own.as_ref().unwrap_or(&proposal.0);
+            let apply = || state.machine.apply(entry);
             applied = match catch_unwind(AssertUnwindSafe(apply)) {
                 Ok(Ok(applied)) => applied,
+                Ok(Err(_)) if planted(Bug::UnknownLevelIsSkipped) => Applied::default(),
                 Ok(Err(unknown)) => return Err(format!("entry {log_id}: {unknown}")),
                 Err(_) => {
                     return Err(format!(
@@ -207,6 +215,15 @@ fn apply_to(state: &mut State, entry: &LogEntry) -> Result<Applied, String> {
     }
     state.position.last_applied = Some(log_id);
     Ok(applied)
+}
+
+/// The entry as a replica would take it that judges by its own clock; planted only.
+fn by_own_clock(entry: &Entry) -> Entry {
+    let mut entry = entry.clone();
+    for (at, _) in &mut entry.commands {
+        *at = (*at).max(LeaseTime(crate::raft::clock::since_start_us()));
+    }
+    entry
 }
 
 /// A handle for everybody who looks at the machine.

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod log;
 pub mod machine;
 pub mod reserve;
+pub mod restore;
 pub mod snapshot;
 pub mod snapshots;
 pub mod start;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use oarlock_core::image::{Row, RowKey};
+use oarlock_core::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::store::codec::{self, CodecError, FRAME_BYTES};
@@ -136,7 +137,9 @@ impl SnapshotWriter {
         }
         let trailer = Trailer { row_count: self.rows, row_sum: self.sum, offset: self.offset };
         self.frame(KIND_TRAILER, &codec::encode(&trailer))?;
-        self.file.sync()?;
+        if !planted(Bug::SnapshotNamedBeforeSync) {
+            self.file.sync()?;
+        }
         let (header, len, row_sum) = (self.header, self.offset, self.sum);
         let temporary = Mutex::new(Some(self.name));
         let inner = Inner { file: self.file, header, len, row_sum, temporary };
@@ -204,17 +207,22 @@ pub struct SnapshotFile(Arc<Inner>);
 impl SnapshotFile {
     /// Opens and verifies a file under its final name.
     pub fn open(files: &dyn Files, name: &str, cluster_id: u128) -> io::Result<Self> {
-        Self::verify(files.open(name)?, None, cluster_id)
+        Self::verify(files.open(name)?, None, Some(cluster_id))
+    }
+
+    /// Verifies a file of any cluster: a backup.
+    pub fn of_any_cluster(file: Arc<dyn FileHandle>) -> io::Result<Self> {
+        Self::verify(file, None, None)
     }
 
     fn verify(
         file: Arc<dyn FileHandle>,
         name: Option<Removable>,
-        cluster_id: u128,
+        cluster_id: Option<u128>,
     ) -> io::Result<Self> {
         let len = file.size()?;
         let mut reader = Reader::begin(&*file, len)?;
-        if reader.header.cluster_id != cluster_id {
+        if cluster_id.is_some_and(|id| reader.header.cluster_id != id) {
             return Err(bad("it belongs to another cluster"));
         }
         while reader.next_row()?.is_some() {}
@@ -226,6 +234,11 @@ impl SnapshotFile {
     /// What openraft knows of it.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.0.header.meta
+    }
+
+    /// The cluster whose state it holds.
+    pub fn cluster_id(&self) -> u128 {
+        self.0.header.cluster_id
     }
 
     /// Bytes of the file.
@@ -413,6 +426,6 @@ impl Incoming {
     /// Makes the file durable and verifies all of it. Blocks for a read of the whole file.
     pub fn finish(self) -> io::Result<SnapshotFile> {
         self.file.sync()?;
-        SnapshotFile::verify(self.file, Some(self.name), self.cluster_id)
+        SnapshotFile::verify(self.file, Some(self.name), Some(self.cluster_id))
     }
 }

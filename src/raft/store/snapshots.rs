@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::raft::store::files::{Disk, Files};
+use crate::raft::store::files::{self, Files};
 use crate::raft::store::snapshot::{Header, Incoming, SnapshotFile, SnapshotWriter};
 use crate::raft::types::{LogId, SnapshotMeta};
 
@@ -32,7 +32,7 @@ pub struct Snapshots {
 impl Snapshots {
     /// Opens a real directory, creating it if need be; see [`Snapshots::open_in`].
     pub fn open(dir: &Path, cluster_id: u128, last_purged: Option<LogId>) -> io::Result<Self> {
-        Self::open_in(Arc::new(Disk::open(dir)?), cluster_id, last_purged)
+        Self::open_in(files::on_disk(dir)?, cluster_id, last_purged)
     }
 
     /// Verifies what is there. The newest good snapshot counts, if the log goes on from it.

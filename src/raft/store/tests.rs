@@ -12,6 +12,7 @@ use oarlock_core::command::{Acquire, Command, Entry, LEVEL, LeaseTerm, Mode};
 use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, RequestId};
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::machine::Machine;
+use oarlock_core::planted;
 use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::vote::RaftLeaderId;
@@ -464,6 +465,7 @@ async fn a_view_that_turns_out_damaged_does_not_reach_a_snapshot() {
 
 #[tokio::test]
 async fn an_entry_of_an_unknown_level_ends_the_process() {
+    planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
     let dir = directory();
     let mut node = open(dir.path(), 1, 20);
     node.apply(1..=10).await;

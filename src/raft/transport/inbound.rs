@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
+use oarlock_core::planted::{Bug, planted};
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -276,7 +277,11 @@ impl Session {
         let answers = requests.map(|(id, request)| {
             // Polled once before the next one is made: that fixes their order, unless tokio's
             // budget for one turn ends in between; so it must not count here.
-            let mut answer = tokio::task::unconstrained(self.append(request)).boxed();
+            let mut answer = if planted(Bug::AppendsOvertake) {
+                self.append(request).boxed()
+            } else {
+                tokio::task::unconstrained(self.append(request)).boxed()
+            };
             let at_once = (&mut answer).now_or_never();
             async move {
                 match at_once {

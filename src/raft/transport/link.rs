@@ -228,6 +228,11 @@ impl Link {
         }
     }
 
+    /// Makes the connection if there is none.
+    pub(super) async fn reach(&self) -> io::Result<()> {
+        self.connection().await.map(drop)
+    }
+
     /// The connection, made if there is none. Concurrent callers wait for the same attempt, which
     /// goes on when they give up.
     async fn connection(&self) -> io::Result<Connection> {
@@ -284,7 +289,10 @@ impl End {
         let (_, reply) = reader.next::<HelloReply>(KIND_WELCOME).await?;
         let agreed = match reply {
             Ok(welcome) => self.local.check(&welcome, self.to, instance_id, self.purpose),
-            Err(why) => Err(format!("it refused this node: {why}")),
+            Err(why) => {
+                self.local.marks.was_refused(&why);
+                Err(format!("it refused this node: {why}"))
+            }
         };
         self.note(&address, agreed.as_ref().err());
         agreed.map_err(|why| io::Error::other(format!("{address}: {why}")))?;

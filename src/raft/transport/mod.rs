@@ -18,6 +18,7 @@ mod blocking;
 mod frame;
 pub mod inbound;
 mod link;
+pub mod marks;
 pub mod network;
 pub mod peers;
 pub mod raft_peer;

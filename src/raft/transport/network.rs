@@ -30,7 +30,8 @@ use crate::raft::clock;
 use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::transport::blocking::blocking;
 use crate::raft::transport::link::{Answer, CONNECT_DEADLINE, Link};
-use crate::raft::transport::peers::{PeerLinks, Peers};
+use crate::raft::transport::marks::Acknowledged;
+use crate::raft::transport::peers::{Local, PeerLinks, Peers};
 use crate::raft::transport::wire::{Bytes, CHUNK_BYTES, Request, Response};
 use crate::raft::types::{LogId, Member, TypeConfig, Vote};
 use crate::service::replicator::NodeId;
@@ -56,7 +57,7 @@ pub struct NetworkFactory(pub Arc<Peers>);
 
 /// A client of one peer.
 pub struct Network {
-    local_id: NodeId,
+    local: Arc<Local>,
     target: NodeId,
     links: Arc<PeerLinks>,
     /// Whether its appends are heartbeats.
@@ -66,7 +67,7 @@ pub struct Network {
 impl NetworkFactory {
     fn client(&self, target: NodeId, node: &Member, heartbeat: bool) -> Network {
         let links = self.0.know(target, &node.peer_address, node.instance_id);
-        Network { local_id: self.0.local.node_id, target, links, heartbeat }
+        Network { local: Arc::clone(&self.0.local), target, links, heartbeat }
     }
 }
 
@@ -92,8 +93,12 @@ fn broken(error: &io::Error) -> RPCError<TypeConfig> {
 
 impl Network {
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> RPCError<TypeConfig> {
-        let (id, target) = (self.local_id, self.target);
+        let (id, target) = (self.local.node_id, self.target);
         RPCError::Timeout(Timeout { action, id, target, timeout })
+    }
+
+    fn acknowledged(&self, what: Acknowledged) {
+        self.local.marks.acknowledged(self.target, what);
     }
 
     fn append_link(&self) -> &Link {
@@ -173,6 +178,8 @@ struct Sent {
     answer: Answer,
     prev: Option<LogId>,
     last: Option<LogId>,
+    /// What the follower has durably once it agrees.
+    acknowledged: Acknowledged,
 }
 
 enum Step<T> {
@@ -233,6 +240,9 @@ where
     async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> RpcResult<()> {
         let prev = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+        // What is not committed may still be taken back.
+        let acknowledged =
+            Acknowledged { vote: Some(request.vote), last: last.min(request.leader_commit) };
         let request = Request::Append(request);
         let started = timeout(self.deadline, self.network.append_link().start(&request, false));
         let answer = match started.await {
@@ -241,9 +251,9 @@ where
             Err(error) => return Err(unreachable(&error.into())),
         };
         if self.waiting.is_empty() {
-            self.progress_at = clock::now();
+            self.progress_at = clock::timer_now();
         }
-        self.waiting.push_back(Sent { answer, prev, last });
+        self.waiting.push_back(Sent { answer, prev, last, acknowledged });
         Ok(())
     }
 
@@ -251,12 +261,17 @@ where
         let Some(sent) = self.waiting.pop_front() else {
             return Err(broken(&io::ErrorKind::BrokenPipe.into()));
         };
-        self.progress_at = clock::now();
+        self.progress_at = clock::timer_now();
         match answer {
             Ok(Response::Append(AppendEntriesResponse::Conflict)) if sent.prev.is_none() => {
                 Err(broken(&io::Error::other("the peer disagrees about the start of the log")))
             }
-            Ok(Response::Append(response)) => Ok(response.into_stream_result(sent.prev, sent.last)),
+            Ok(Response::Append(response)) => {
+                if matches!(response, AppendEntriesResponse::Success) && !self.network.heartbeat {
+                    self.network.acknowledged(sent.acknowledged);
+                }
+                Ok(response.into_stream_result(sent.prev, sent.last))
+            }
             Ok(other) => Err(unreachable(&other.unexpected())),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 // Forwarded calls share the control stream; there, pings find out who is gone.
@@ -306,7 +321,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             input: Some(input),
             waiting: VecDeque::new(),
             deadline,
-            progress_at: clock::now(),
+            progress_at: clock::timer_now(),
             failed: false,
         };
         let answers = stream::unfold(pipeline, |mut pipeline| async move {
@@ -320,8 +335,14 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let vote = Some(rpc.vote);
         match self.ask(&Request::Vote(rpc), option.soft_ttl()).await? {
-            Response::Vote(response) => Ok(response),
+            Response::Vote(response) => {
+                if response.vote_granted {
+                    self.acknowledged(Acknowledged { vote, last: None });
+                }
+                Ok(response)
+            }
             other => Err(unreachable(&other.unexpected())),
         }
     }

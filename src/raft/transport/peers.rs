@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use crate::raft::store::identity::Identity;
 use crate::raft::transport::link::{CONNECT_DEADLINE, Link};
+use crate::raft::transport::marks::{Mark, Marks};
 use crate::raft::transport::stream::{Connector, Tcp};
 use crate::raft::transport::wire::{
     Beacon, Hello, PROTOCOL, ProbeReply, Purpose, Request, Response, Welcome,
@@ -25,6 +26,7 @@ pub struct Local {
     pub(super) node_id: NodeId,
     pub(super) first_members: Vec<(NodeId, String)>,
     identity: RwLock<Option<Identity>>,
+    pub(super) marks: Marks,
 }
 
 impl Local {
@@ -34,7 +36,8 @@ impl Local {
         first_members: Vec<(NodeId, String)>,
         identity: Option<Identity>,
     ) -> Arc<Self> {
-        Arc::new(Self { node_id, first_members, identity: RwLock::new(identity) })
+        let (identity, marks) = (RwLock::new(identity), Marks::default());
+        Arc::new(Self { node_id, first_members, identity, marks })
     }
 
     /// The number of this node.
@@ -52,9 +55,24 @@ impl Local {
         *self.identity.write().unwrap_or_else(PoisonError::into_inner) = Some(identity);
     }
 
+    /// How this node learns what it has durably itself, which it tells with every hello.
+    pub fn set_mark(&self, own: impl Fn() -> Mark + Send + Sync + 'static) {
+        self.marks.set_own(Box::new(own));
+    }
+
+    /// Why a peer refused this node for good, if one did: its disk has less than it acknowledged.
+    pub fn refusal(&self) -> Option<String> {
+        self.marks.refusal()
+    }
+
+    /// Waits for such a refusal.
+    pub async fn refused(&self) -> String {
+        self.marks.refused().await
+    }
+
     pub(super) fn hello(&self, to: NodeId, purpose: Purpose) -> Hello {
-        let Welcome { cluster_id, node_id: from, instance_id } = self.welcome();
-        Hello { protocol: PROTOCOL, purpose, cluster_id, from, instance_id, to }
+        let Welcome { cluster_id, node_id: from, instance_id, mark } = self.welcome();
+        Hello { protocol: PROTOCOL, purpose, cluster_id, from, instance_id, to, mark }
     }
 
     pub(super) fn welcome(&self) -> Welcome {
@@ -63,6 +81,7 @@ impl Local {
             cluster_id: identity.as_ref().map(|identity| identity.cluster_id),
             node_id: self.node_id,
             instance_id: identity.as_ref().map_or(0, Identity::instance_id),
+            mark: self.marks.own(),
         }
     }
 
@@ -92,7 +111,8 @@ impl Local {
             hello.from,
             (hello.instance_id, expected),
             hello.purpose,
-        )
+        )?;
+        self.marks.check(hello.from, hello.mark)
     }
 
     /// Why the node that answered a hello is not the one that was looked for.
@@ -106,7 +126,8 @@ impl Local {
         if welcome.node_id != to {
             return Err(format!("node {} answers there instead of node {to}", welcome.node_id));
         }
-        self.same_cluster(welcome.cluster_id, to, (welcome.instance_id, expected), purpose)
+        self.same_cluster(welcome.cluster_id, to, (welcome.instance_id, expected), purpose)?;
+        self.marks.check(to, welcome.mark)
     }
 
     fn same_cluster(
@@ -233,6 +254,19 @@ impl Peers {
         for link in links {
             link.control.tell(&Request::Beacon(beacon.clone()));
         }
+    }
+
+    /// Says hello to all peers that are known, before this node takes part in anything: one that
+    /// knows better than its disk says so.
+    pub async fn greet(&self) {
+        let links: Vec<_> = {
+            let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+            let others = links.iter().filter(|(id, _)| **id != self.local.node_id);
+            others.map(|(_, links)| Arc::clone(links)).collect()
+        };
+        let greetings = links.iter().map(|links| links.control.reach());
+        // Who is down now is greeted again when there is something to say.
+        let _some_may_be_down = futures_util::future::join_all(greetings).await;
     }
 
     /// Asks a peer who it is.

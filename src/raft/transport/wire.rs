@@ -17,18 +17,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::raft::size::ENTRY_BYTES_MAX;
 use crate::raft::store::codec;
 use crate::raft::store::identity::Identity;
+use crate::raft::transport::marks::Mark;
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::service::error::ServiceError;
 use crate::service::replicator::{Call, NodeId, Reply};
 
 /// Version of the protocol; both sides must speak the same.
-pub(super) const PROTOCOL: u16 = 1;
+pub(super) const PROTOCOL: u16 = 2;
 
 /// Kinds of frames, so that none is taken for another before it is decoded.
-pub(super) const KIND_HELLO: u8 = 0x68;
+pub const KIND_HELLO: u8 = 0x68;
 pub(super) const KIND_WELCOME: u8 = 0x77;
-pub(super) const KIND_REQUEST: u8 = 0x71;
-pub(super) const KIND_RESPONSE: u8 = 0x72;
+pub const KIND_REQUEST: u8 = 0x71;
+pub const KIND_RESPONSE: u8 = 0x72;
 
 /// Bytes of a snapshot in one frame: half of what such a frame may have.
 pub(super) const CHUNK_BYTES: usize = 512 * 1024;
@@ -74,6 +75,8 @@ pub struct Hello {
     /// Zero if it has none or does not know it.
     pub instance_id: u128,
     pub to: NodeId,
+    /// What it has durably; `None` if it does not say.
+    pub mark: Option<Mark>,
 }
 
 /// Who answered the hello.
@@ -84,6 +87,8 @@ pub struct Welcome {
     pub node_id: NodeId,
     /// Zero if it has none or does not know it.
     pub instance_id: u128,
+    /// What it has durably; `None` if it does not say.
+    pub mark: Option<Mark>,
 }
 
 /// Answer to a hello, or why the connection is refused.
@@ -113,7 +118,7 @@ pub struct Beacon {
 
 /// Asked of a peer.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Request {
+pub enum Request {
     Append(AppendEntriesRequest<TypeConfig>),
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
@@ -140,7 +145,7 @@ pub(super) enum Request {
 
 /// Answered by a peer.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Response {
+pub enum Response {
     Append(AppendEntriesResponse<TypeConfig>),
     Vote(VoteResponse<TypeConfig>),
     Transfer(TransferLeaderResponse<TypeConfig>),
@@ -174,7 +179,7 @@ impl Response {
 
 /// Bytes that are encoded as one piece; serde takes a `Vec<u8>` for a list of numbers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Bytes(pub(super) Vec<u8>);
+pub struct Bytes(pub Vec<u8>);
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -107,15 +107,26 @@ impl DrivenLog {
             return Ok(());
         }
         let Some(group) = self.writer.next_group() else { return Ok(()) };
+        // Who is told before the write is told too early, and the cuts must know.
+        self.hear(&mut told)?;
         self.writer.commit(group).map_err(|(why, _)| io::Error::other(why))?;
-        for (number, mut receiver) in self.waiting.drain(..) {
-            if let Ok(result) = receiver.try_recv() {
-                result?;
-                told(number);
-            }
-        }
+        self.hear(&mut told)?;
         self.writer.forget_purged()?;
         if busy { Ok(()) } else { self.writer.witness() }
+    }
+
+    /// Which steps were told by now that they are durable.
+    fn hear(&mut self, told: &mut impl FnMut(usize)) -> io::Result<()> {
+        for (number, mut receiver) in std::mem::take(&mut self.waiting) {
+            match receiver.try_recv() {
+                Ok(result) => {
+                    result?;
+                    told(number);
+                }
+                Err(_) => self.waiting.push((number, receiver)),
+            }
+        }
+        Ok(())
     }
 
     /// Closes it as the last handle of a real one does: what is left is written.

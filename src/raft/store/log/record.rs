@@ -16,6 +16,7 @@
 //! A header is synced alone, and a seal before the header of the next segment is written: so only
 //! the last segment can have a torn tail, and a sealed one must have a successor.
 
+use oarlock_core::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::store::codec::{self, CodecError};
@@ -213,5 +214,6 @@ pub(super) fn scan(segment: &[u8], sequence: u64) -> (Vec<Placed>, usize, End) {
                     .is_ok_and(|record| record.durable_upto > offset as u64)
         }),
     };
+    let damaged = damaged && !planted(Bug::DamageIsCutAway);
     if damaged { (records, offset, End::Damaged(error)) } else { (records, end_at, End::Torn) }
 }

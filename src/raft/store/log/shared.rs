@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use oarlock_core::planted::{Bug, planted};
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
 
@@ -93,9 +94,12 @@ impl Shared {
     }
 
     /// Queues one record that is not an entry, and lets it take effect for readers.
-    pub(super) fn submit(&self, record: Record, done: Done) -> io::Result<()> {
+    pub(super) fn submit(&self, record: Record, mut done: Done) -> io::Result<()> {
         let mut state = self.open_state()?;
         state.apply(record.effect)?;
+        if planted(Bug::VoteBeforeSync) && matches!(record.effect, Effect::Vote(_)) {
+            std::mem::replace(&mut done, Done::Nobody).tell(None);
+        }
         state.queue.push(Operation { records: vec![record], tickets: Vec::new(), done });
         drop(state);
         self.work.notify_one();

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod damage;
+mod full;
 mod golden;
 mod suite;
 

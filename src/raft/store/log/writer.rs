@@ -11,6 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use oarlock_core::planted::{Bug, planted};
+
 use crate::raft::store::files::{FileHandle, Files, preallocate};
 use crate::raft::store::log::record::{Header, Record, SEAL_BYTES};
 use crate::raft::store::log::recovery::{Location, Segment, segment_name};
@@ -205,7 +207,9 @@ impl Writer {
         }
         let began = Instant::now();
         segment.file.write_at(&self.pending, self.offset)?;
-        segment.file.sync()?;
+        if !planted(Bug::AcknowledgedBeforeSync) {
+            segment.file.sync()?;
+        }
         (self.observe)(began.elapsed(), self.pending.len());
         self.offset += self.pending.len() as u64;
         self.pending.clear();
@@ -247,13 +251,30 @@ impl Writer {
         let file = match std::mem::replace(&mut self.prepared, Prepared::Nothing) {
             Prepared::Nothing => return preallocate(&*self.files, &segment_name(sequence), size),
             Prepared::Ready(file) => file,
-            Prepared::Underway(wait) => wait()?,
+            Prepared::Underway(wait) => match wait() {
+                Ok(file) => file,
+                // The disk was full when the file was prepared, perhaps long ago: by now there may be room.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && !self.sealed => {
+                    tracing::warn!(%error, "the next segment could not be prepared; trying again");
+                    self.remove_unfinished(&segment_name(sequence))?;
+                    return preallocate(&*self.files, &segment_name(sequence), size);
+                }
+                Err(error) => return Err(error),
+            },
         };
         if self.sealed || file.size()? >= size {
             return Ok(file);
         }
         self.files.remove(&segment_name(sequence))?;
         preallocate(&*self.files, &segment_name(sequence), size)
+    }
+
+    /// What a preparation that failed may have left.
+    fn remove_unfinished(&self, name: &str) -> io::Result<()> {
+        match self.files.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Deletes whole segments from the front that hold nothing but purged entries. One by one: a
@@ -264,7 +285,9 @@ impl Writer {
             let Some(segment) = self.segments.pop_front() else { break };
             self.shared.state().segments.remove(&segment.sequence);
             self.files.remove(&segment_name(segment.sequence))?;
-            self.files.sync_dir()?;
+            if !planted(Bug::PurgesAreNotOrdered) {
+                self.files.sync_dir()?;
+            }
         }
         Ok(())
     }

@@ -22,13 +22,14 @@ use serde::de::DeserializeOwned;
 
 use super::fake::{append, identity, log_id, vote};
 use crate::raft::store::codec;
+use crate::raft::transport::marks::Mark;
 use crate::raft::transport::wire::{
     self, Beacon, Bytes, Hello, HelloReply, KIND_HELLO, KIND_WELCOME, PROTOCOL, ProbeReply,
     Purpose, Request, Response, Welcome,
 };
 use crate::raft::types::{LogEntry, Member, Proposal, SnapshotMeta, StoredMembership};
 use crate::service::error::ServiceError;
-use crate::service::replicator::{Call, Query, Reply, ReplyBody};
+use crate::service::replicator::{Call, Query, Reply, ReplyBody, Transfer};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -84,23 +85,28 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
         from: 1,
         instance_id: 101,
         to: 2,
+        mark: None,
     };
     let frame = wire::frame(KIND_HELLO, 5, &hello(Purpose::Append));
-    assert_eq!(hex(&frame), "01680f000000050000000000000001000107016502cbefe1b3");
-    let welcome: HelloReply = Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102 });
+    assert_eq!(hex(&frame), "01681000000005000000000000000200010701650200c155bd92");
+    let welcome: HelloReply =
+        Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None });
     assert_eq!(
         hex(&wire::frame(KIND_WELCOME, 0, &welcome)),
-        "01770d00000000000000000000000001070266e4736df2"
+        "01770e00000000000000000000000001070266005a079e67"
     );
-    assert_golden(&[(welcome, "0001070266"), (Err("no".to_owned()), "01026e6f")]);
+    assert_golden(&[(welcome, "000107026600"), (Err("no".to_owned()), "01026e6f")]);
     assert_golden(&[
         (Purpose::Append, "00"),
         (Purpose::Control, "01"),
         (Purpose::Snapshot, "02"),
         (Purpose::Birth, "03"),
     ]);
+    let mark = Mark { process: 7, vote: Some(vote()), last: Some(log_id(9)) };
+    assert_eq!(hex(&codec::encode(&mark)), "070103010101030109");
+    assert_eq!(hex(&codec::encode(&Mark::default())), "000000");
     let unborn = Hello { cluster_id: None, ..hello(Purpose::Birth) };
-    assert_eq!(hex(&codec::encode(&unborn)), "010300016502");
+    assert_eq!(hex(&codec::encode(&unborn)), "02030001650200");
 }
 
 #[test]
@@ -191,6 +197,8 @@ fn the_bytes_of_a_forwarded_call_are_fixed() {
     assert_golden(&[
         (Call::Propose(Command::Release { lease_id: LeaseId(9) }), "000609"),
         (Call::Read(Query::Token(Token(300))), "0106fb2c01"),
+        (Call::Position, "02"),
+        (Call::TransferLeader(Some(2)), "030102"),
     ]);
     assert_golden(&[
         (Query::Lock { name: name(), waiters_max: 300 }, "0003612f62fb2c01"),
@@ -271,5 +279,7 @@ fn the_bytes_of_a_reply_are_fixed() {
             "060001fb2c01",
         ),
         (ReplyBody::Grant(Some(past)), "070103612f62fb2c01026d650000fa01020102fbfb0000"),
+        (ReplyBody::Position(300), "08fb2c01"),
+        (ReplyBody::Transfer(Transfer::To(3)), "090003"),
     ]);
 }

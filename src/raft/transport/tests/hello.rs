@@ -124,7 +124,7 @@ async fn the_one_who_connects_checks_who_answers() {
     let serving = tokio::spawn(async move {
         for (cluster_id, node_id, instance_id, _) in answers {
             let (mut stream, _) = listener.accept().await.expect("accept");
-            let reply: HelloReply = Ok(Welcome { cluster_id, node_id, instance_id });
+            let reply: HelloReply = Ok(Welcome { cluster_id, node_id, instance_id, mark: None });
             stream.write_all(&wire::frame(KIND_WELCOME, 0, &reply)).await.expect("write");
         }
     });
@@ -146,10 +146,11 @@ async fn whoever_speaks_another_protocol_is_told() {
         from: 1,
         instance_id: 101,
         to: 2,
+        mark: None,
     };
     let newer = wire::frame(KIND_HELLO, 0, &hello);
     for (bytes, expected) in [
-        (newer, "it speaks protocol 2, this node 1"),
+        (newer, "it speaks protocol 3, this node 2"),
         (b"GET / HTTP/1.1\r\nHost: oarlock\r\n\r\n".to_vec(), "not a hello of this protocol"),
     ] {
         let mut stream = TcpStream::connect(&node.address).await.expect("connect");

@@ -1,5 +1,7 @@
 //! What openraft sends: in order, answered in order, each over the connection meant for it.
 
+use oarlock_core::planted;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +69,7 @@ async fn every_request_of_raft_is_answered() {
 
 #[tokio::test]
 async fn pipelined_appends_keep_their_order() {
+    planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
     let node = Node::start(2).await;
     let mut network = client(peers(&node), &node).await;
     let (sent, mut input) = tokio::sync::mpsc::channel(200);

@@ -42,8 +42,12 @@ async fn welcome(far: &mut mpsc::Receiver<DuplexStream>) -> (Purpose, FrameReade
     let stream = far.recv().await.expect("a connection");
     let mut reader = FrameReader::new(stream, 1024 * 1024, Duration::from_hours(1));
     let (_, hello) = reader.next::<Hello>(KIND_HELLO).await.expect("hello");
-    let reply: HelloReply =
-        Ok(Welcome { cluster_id: Some(CLUSTER), node_id: 2, instance_id: member(2).instance_id });
+    let reply: HelloReply = Ok(Welcome {
+        cluster_id: Some(CLUSTER),
+        node_id: 2,
+        instance_id: member(2).instance_id,
+        mark: None,
+    });
     let frame = wire::frame(KIND_WELCOME, 0, &reply);
     reader.stream_mut().write_all(&frame).await.expect("write");
     (hello.purpose, reader)

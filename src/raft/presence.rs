@@ -1,0 +1,48 @@
+//! How a node that comes back shows its peers what it has on its disk, before it takes part in
+//! anything, and stops if they know better (`transport/marks.rs`).
+
+use std::sync::Arc;
+
+use crate::raft::store::identity::Identity;
+use crate::raft::store::log::LogStore;
+use crate::raft::transport::Peers;
+use crate::raft::transport::marks::Mark;
+use crate::raft::transport::peers::Local;
+use crate::shutdown::Stop;
+
+/// From now on every hello says what the node has, and which process it is: a number by chance. One that was part of the cluster greets all
+/// peers at once; a refusal is an error that says what to do.
+pub async fn announce(
+    identity: &Identity,
+    log: &LogStore,
+    (local, peers): (&Arc<Local>, &Arc<Peers>),
+    process: u64,
+) -> Result<(), String> {
+    let newest = log.newest();
+    local.set_mark(move || {
+        let (vote, last) = newest();
+        Mark { process, vote, last }
+    });
+    if identity.joined {
+        peers.greet().await;
+    }
+    refused(local)
+}
+
+/// An error if a peer knows better than this node's disk what it promised.
+pub fn refused(local: &Local) -> Result<(), String> {
+    local.refusal().map_or(Ok(()), |why| {
+        Err(format!(
+            "a peer refused this node: {why}. What it voted and acknowledged since is lost, so it \
+             must not vote again under this id: put the newest copy of the data directory back, or \
+             move it away and let the node join under a new id"
+        ))
+    })
+}
+
+/// A peer that could not be reached at the start may know that the disk went back.
+pub async fn stop_if_refused(local: Arc<Local>, stop: Stop) {
+    let why = local.refused().await;
+    tracing::error!(why, "this node stops: its disk has less than it acknowledged");
+    stop.trigger();
+}
