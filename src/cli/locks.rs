@@ -41,10 +41,14 @@ enum Output {
 
 impl Target {
     pub(super) fn client(&self) -> Client {
-        let endpoint =
+        Client::new(Options { endpoints: self.addresses(), deadline: self.timeout })
+    }
+
+    /// The endpoints as `host:port`.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let address =
             |text: &String| text.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        let endpoints = self.endpoints.iter().map(endpoint).collect();
-        Client::new(Options { endpoints, deadline: self.timeout })
+        self.endpoints.iter().map(address).collect()
     }
 
     pub(super) fn endpoints(&self) -> &[String] {
@@ -253,4 +257,17 @@ pub(super) async fn status(target: &Target) -> Result<(), Failure> {
     } else {
         Err(Failure::unreachable("the cluster has no leader with a majority"))
     }
+}
+
+/// Example: oarlock transfer 2
+#[derive(Debug, Args)]
+pub(super) struct Transfer {
+    /// Id of the node that shall lead
+    node: Option<u64>,
+}
+
+pub(super) async fn transfer(target: &Target, of: Transfer) -> Result<(), Failure> {
+    let leader = target.client().transfer_leader(of.node).await?;
+    target.show(&leader, |leader| format!("node {} leads\n", leader.leader_id));
+    Ok(())
 }

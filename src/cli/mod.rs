@@ -1,10 +1,12 @@
 //! The command line.
 
 mod acquire;
+mod backup;
 mod bench;
 mod dev;
 mod graph;
 mod locks;
+mod prove;
 mod records;
 mod serve;
 mod shell;
@@ -15,7 +17,14 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use oarlock_core::planted::{Bug, planted};
 use tokio::signal::unix::{SignalKind, signal};
+
+#[cfg(not(feature = "proof"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "proof")]
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (proof build: faults and planted bugs, not for service)");
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -28,7 +37,7 @@ Exit codes:
 
 /// A Raft-replicated distributed lock cluster.
 #[derive(Debug, Parser)]
-#[command(name = "oarlock", version, after_help = EXIT_CODES)]
+#[command(name = "oarlock", version = VERSION, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(flatten)]
     target: locks::Target,
@@ -66,8 +75,14 @@ enum Command {
     ForceRelease(locks::ForceRelease),
     /// Show leader and members; fails without a majority
     Status,
+    /// Hand leadership to another node, or to the one that is closest behind
+    Transfer(locks::Transfer),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     /// Measure a cluster
     Bench(bench::Bench),
+    /// Let clients work on your cluster while you break it, and judge what they saw
+    Prove(prove::Prove),
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Print the manual page
@@ -120,6 +135,9 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         }
         // The load generator uses all cores; nobody else has work for two.
         Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
+        Command::Prove(prove) => on_runtime(0, prove::run(target, prove)),
+        Command::Backup(of) => on_runtime(1, backup::backup(target, of)),
+        Command::Restore(of) => backup::restore(target, &of),
         Command::Dev(dev) => on_runtime(1, dev::run(dev)),
         Command::Acquire(acquire) => on_runtime(1, acquire::acquire(target, acquire)),
         Command::HandOver(of) => on_runtime(1, acquire::hand_over(target, of)),
@@ -137,6 +155,7 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         }
         Command::Man => shell::man(Arguments::command()),
         Command::ForceRelease(force) => on_runtime(1, locks::force_release(target, force)),
+        Command::Transfer(transfer) => on_runtime(1, locks::transfer(target, transfer)),
         Command::Status => on_runtime(1, locks::status(target)),
     }
 }
@@ -166,6 +185,9 @@ fn on_runtime(
 
 fn fail(failure: &Failure) -> ExitCode {
     let _closed_pipe = writeln!(std::io::stderr(), "oarlock: {}", failure.text);
+    if planted(Bug::UnreachableIsSuccess) && failure.code == 3 {
+        return ExitCode::SUCCESS;
+    }
     ExitCode::from(failure.code)
 }
 

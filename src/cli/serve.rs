@@ -39,6 +39,8 @@ impl Serve {
 /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once.
 pub(super) async fn run(serve: Serve, config: Config) -> Result<(), Failure> {
     log_to_stderr(&config)?;
+    #[cfg(feature = "proof")]
+    is_for_the_proof()?;
     let stop = Stop::new();
     let signals = stop.clone();
     tokio::spawn(async move {
@@ -63,6 +65,19 @@ pub(super) async fn run(serve: Serve, config: Config) -> Result<(), Failure> {
     }
     let ended = node::run(config, stop).await;
     ended.map_err(|error| Failure::node(error.to_string()))
+}
+
+/// A build with planted bugs serves only where somebody asked for just that.
+#[cfg(feature = "proof")]
+fn is_for_the_proof() -> Result<(), Failure> {
+    if ["OARLOCK_PROOF", "OARLOCK_PLANTED"].iter().all(|name| std::env::var_os(name).is_none()) {
+        return Err(Failure::usage(
+            "this is a build for the proof, with faults and planted bugs inside: install one \
+             without the feature `proof`, or set OARLOCK_PROOF=1 to test with it",
+        ));
+    }
+    tracing::warn!("THIS IS A PROOF BUILD, with faults and planted bugs inside: not for service");
+    Ok(())
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {

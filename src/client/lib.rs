@@ -4,6 +4,7 @@
 //! repeats what was lost on the way under one request id, so that a repeat has no second effect,
 //! and says *unknown* where it cannot find out.
 
+pub mod backup;
 mod client;
 mod connection;
 mod error;

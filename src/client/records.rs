@@ -6,7 +6,9 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::client::{Client, PATH, QUERY, encode};
 use crate::error::ClientError;
-use crate::wire::{History, PastGrant, Session, Value, ValueDeleted, ValueRequest};
+use crate::wire::{
+    Fence, FenceRequest, History, PastGrant, Session, Value, ValueDeleted, ValueRequest,
+};
 
 impl Client {
     /// The value of a lock.
@@ -58,6 +60,12 @@ impl Client {
     /// The grant with a token, held or ended.
     pub async fn grant_of_token(&self, token: u64) -> Result<PastGrant, ClientError> {
         self.simple(Method::GET, &format!("/v1/history?token={token}"), true).await
+    }
+
+    /// Asks whether a token is held at this instant; if not, the call is refused with `token-stale`.
+    pub async fn fence(&self, name: &str, token: u64) -> Result<Fence, ClientError> {
+        let body = encode(&FenceRequest { name: name.to_owned(), token })?;
+        self.send(Method::POST, "/v1/fence", body, true).await
     }
 
     /// Shows a session to who knows its id.

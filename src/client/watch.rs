@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Collected};
+use hyper::Request;
 use hyper::body::Incoming;
 use percent_encoding::utf8_percent_encode;
 use tokio::time::{Instant, sleep, timeout};
@@ -101,8 +102,13 @@ impl Watch<'_> {
             let Some(address) = address else { break };
             let opening = async {
                 let mut connection = Connection::open(address).await?;
-                let (status, body) = connection.stream(&self.path, self.last).await?;
-                Ok::<_, Lost>((connection, status, body))
+                let mut request =
+                    Request::get(self.path.as_str()).header("accept", "text/event-stream");
+                if let Some(id) = self.last {
+                    request = request.header("last-event-id", id);
+                }
+                let (head, body) = connection.stream(request).await?.into_parts();
+                Ok::<_, Lost>((connection, head.status, body))
             };
             let left = until.saturating_duration_since(Instant::now());
             match timeout(left, opening).await {

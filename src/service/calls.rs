@@ -10,9 +10,10 @@
 
 use std::time::Duration;
 
-use oarlock_core::command::{Command, ForceTarget};
+use oarlock_core::command::{Command, Entry, ForceTarget, LEVEL};
 use oarlock_core::ids::LeaseId;
 use oarlock_core::outcome::{Outcome, Rejection};
+use oarlock_core::planted::{Bug, planted};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -44,7 +45,9 @@ pub fn deadline_of(call: &Call) -> Duration {
         Call::Propose(Command::Attach { .. }) => {
             REQUEST_DEADLINE + Duration::from_millis(oarlock_core::limits::WAIT_MS_MAX)
         }
-        Call::Propose(_) | Call::Read(_) => REQUEST_DEADLINE,
+        Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => {
+            REQUEST_DEADLINE
+        }
     }
 }
 
@@ -70,7 +73,9 @@ enum Remedy {
 
 fn remedy(call: &Call) -> Remedy {
     match call {
-        Call::Read(_) => Remedy::Repeat,
+        Call::Read(_) | Call::Position | Call::TransferLeader(Some(_)) => Remedy::Repeat,
+        // It could move twice.
+        Call::TransferLeader(None) => Remedy::Nothing,
         Call::Propose(command) => match command {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
                 Remedy::Resume(acquire.lease_id)
@@ -141,7 +146,7 @@ impl Journey {
 
     /// What an error means to the caller, given the tries before it.
     fn failed(&self, error: ServiceError) -> ServiceError {
-        let changes = matches!(self.call, Call::Propose(_));
+        let changes = matches!(self.call, Call::Propose(_) | Call::TransferLeader(_));
         if self.in_doubt && changes && error.is_not_done() {
             return unknown(&error.to_string());
         }
@@ -150,7 +155,7 @@ impl Journey {
 
     fn ran_out(&self) -> ServiceError {
         let changes = matches!(self.call, Call::Propose(_));
-        if changes && (self.in_flight || self.in_doubt) {
+        if changes && (self.in_flight || self.in_doubt) && !planted(Bug::TimeoutIsNotDone) {
             return unknown("no answer within the deadline");
         }
         ServiceError::NoLeader
@@ -168,11 +173,35 @@ impl<R: Replicator> Service<R> {
         if self.is_draining() {
             return Err(ServiceError::ShuttingDown);
         }
+        if planted(Bug::FollowerAnswersReads)
+            && let Call::Read(query) = &call
+        {
+            return Ok(self.stale(query).0);
+        }
+        if planted(Bug::FollowerGrants)
+            && let Some(reply) = self.granted_here(&call)
+        {
+            return Ok(reply);
+        }
+        let deadline = if planted(Bug::CallsHaveNoDeadline) { deadline * 100 } else { deadline };
         let mut journey = Journey::new(call);
         match timeout(deadline, self.pursue(&mut journey)).await {
             Ok(answer) => answer,
             Err(_) => Err(journey.ran_out()),
         }
+    }
+
+    /// The answer of a node that decides by its own state while nobody leads; planted only.
+    fn granted_here(&self, call: &Call) -> Option<Reply> {
+        let Call::Propose(command @ Command::Acquire(_)) = call else { return None };
+        let now = self.replicator.lease_now();
+        let commands = vec![(now, command.clone())];
+        let entry = Entry { level: LEVEL, wall_ms: 0, commands };
+        let decided = self.replicator.with_machine(|machine| machine.clone().apply(&entry));
+        let outcome = decided.ok()?.outcomes.pop()?;
+        let grants =
+            matches!(outcome, Outcome::Granted(_)) && self.leadership().leader_id.is_none();
+        grants.then_some(Reply { now, body: ReplyBody::Outcome(outcome) })
     }
 
     async fn pursue(&self, journey: &mut Journey) -> Result<Reply, ServiceError> {
@@ -276,7 +305,7 @@ impl Journey {
             Call::Propose(Command::Acquire(acquire)) => acquire.wait.ms() > 0,
             Call::Propose(Command::AcquireMany(many)) => many.wait.ms() > 0,
             Call::Propose(Command::Attach { .. }) => true,
-            Call::Propose(_) | Call::Read(_) => false,
+            Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => false,
         }
     }
 }

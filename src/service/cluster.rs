@@ -5,8 +5,9 @@ use std::time::Duration;
 use oarlock_core::query::Totals;
 use oarlock_core::time::LeaseTime;
 
+use crate::service::error::ServiceError;
 use crate::service::handle::Service;
-use crate::service::replicator::{ClusterStatus, Leadership, Replicator};
+use crate::service::replicator::{ClusterStatus, Leadership, NodeId, Replicator, Reply, ReplyBody};
 
 /// A node whose state may be older than this is not ready: it lost touch with the leader, or the
 /// leader with its majority. Several heartbeats long, so that one lost beacon does not matter.
@@ -28,6 +29,12 @@ impl<R: Replicator> Service<R> {
     /// What this node knows of its cluster.
     pub fn status(&self) -> ClusterStatus {
         self.replicator.status()
+    }
+
+    /// Gives leadership away, as leader.
+    pub(super) async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Reply, ServiceError> {
+        let transfer = self.replicator.transfer_leader(to).await?;
+        Ok(Reply { now: self.replicator.lease_now(), body: ReplyBody::Transfer(transfer) })
     }
 
     /// Everything that status and metrics show.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use oarlock_core::command::Command;
 use oarlock_core::machine::Machine;
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::time::LeaseTime;
 use tokio::sync::Notify;
 
@@ -66,6 +67,9 @@ impl<R: Replicator> Service<R> {
                 _ = leadership.wait_for(|now| !now.serving_here || now.term != term) => {}
                 () = self.expire_while_serving() => {}
             }
+            if planted(Bug::TimersEndWithLeadership) {
+                return;
+            }
         }
     }
 
@@ -79,7 +83,10 @@ impl<R: Replicator> Service<R> {
             });
             let now = self.replicator.lease_now();
             let idle = Duration::from_millis(now.ms_since(applied));
-            if due.is_some_and(|due| due <= now) || (pending && idle >= ADVANCE_EVERY) {
+            let late_ms = if planted(Bug::DueEndsLate) { 400 } else { 0 };
+            if due.is_some_and(|due| due.plus_ms(late_ms) <= now)
+                || (pending && idle >= ADVANCE_EVERY)
+            {
                 // The outcome says nothing; what expired comes as events.
                 if self.replicator.propose(Command::Advance).await.is_err() {
                     tokio::time::sleep(RETRY_PAUSE).await;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LeaseId, SessionId};
 use oarlock_core::outcome::EndReason;
+use oarlock_core::planted::{Bug, planted};
 use tokio::sync::watch;
 
 use crate::service::calls::{PEER_SLACK, deadline_of};
@@ -121,9 +122,10 @@ impl<R: Replicator> Service<R> {
         match &event.kind {
             EventKind::Granted { grant, attached, queued, in_group } => {
                 self.alarm.due_at(grant.deadline);
-                if *queued {
+                if *queued && !planted(Bug::GrantWakesNobody) {
                     // Of several locks only an attach can tell all grants at once.
-                    let wake = if *attached && !*in_group {
+                    let there = *attached || planted(Bug::ToldBeforeAttached);
+                    let wake = if there && !*in_group {
                         Wake::Granted(grant.clone())
                     } else {
                         Wake::AttachFirst

@@ -41,6 +41,8 @@ impl<R: Replicator> Service<R> {
         }
         match call {
             Call::Read(query) => self.read(query).await,
+            Call::Position => self.position().await,
+            Call::TransferLeader(to) => self.transfer_leader(to).await,
             Call::Propose(Command::Acquire(acquire)) => {
                 let seated = (acquire.wait.ms() > 0).then_some(acquire.lease_id);
                 self.claim(Command::Acquire(acquire), seated).await

@@ -4,22 +4,48 @@ use std::time::Duration;
 
 use oarlock_core::ids::{Owner, SessionId};
 use oarlock_core::machine::Machine;
-use oarlock_core::time::LeaseTime;
+use tokio::time::timeout;
 
 use crate::service::calls::REQUEST_DEADLINE;
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
-use crate::service::replicator::{Call, Query, Replicator, Reply, ReplyBody};
+use crate::service::replicator::{Backup, Call, Query, Replicator, Reply, ReplyBody};
 use oarlock_core::query::SessionView;
 
 /// Holders that one inspection names; the rest is counted.
 const HOLDERS_MAX: usize = 1_000;
+
+/// Getting the whole state written out; ten million leases take some ten seconds.
+const BACKUP_DEADLINE: Duration = Duration::from_mins(2);
 
 impl<R: Replicator> Service<R> {
     /// A linearizable read: the barrier began after the question arrived.
     pub(super) async fn read(&self, query: Query) -> Result<Reply, ServiceError> {
         self.replicator.read_barrier().await?;
         Ok(self.look(&query))
+    }
+
+    /// The log position of a state that is not older than this call.
+    pub(super) async fn position(&self) -> Result<Reply, ServiceError> {
+        self.replicator.read_barrier().await?;
+        let applied_index = self.replicator.status().applied_index;
+        Ok(Reply { now: self.replicator.lease_now(), body: ReplyBody::Position(applied_index) })
+    }
+
+    /// A copy of the state on this node that has all that was acknowledged before the call.
+    pub async fn backup(&self) -> Result<Backup, ServiceError> {
+        let copying = async {
+            let reply = self.call(Call::Position, REQUEST_DEADLINE).await?;
+            let ReplyBody::Position(applied_index) = reply.body else {
+                return Err(ServiceError::Unknown("the answer fits no position".to_owned()));
+            };
+            Ok(self.replicator.backup(applied_index).await?)
+        };
+        let copied = timeout(BACKUP_DEADLINE, copying).await;
+        copied.unwrap_or(Err(ServiceError::Overloaded(
+            "the copy was not written in time: look at the disk of this node, or ask another one"
+                .to_owned(),
+        )))
     }
 
     /// What this node knows, and how old that may be; `None` if it cannot tell.
@@ -49,13 +75,15 @@ impl<R: Replicator> Service<R> {
             | ReplyBody::Lease(_)
             | ReplyBody::Fence(_)
             | ReplyBody::History(_)
-            | ReplyBody::Grant(_) => SessionOwner::Missing(SessionView::Unknown),
+            | ReplyBody::Grant(_)
+            | ReplyBody::Position(_)
+            | ReplyBody::Transfer(_) => SessionOwner::Missing(SessionView::Unknown),
         })
     }
 
     fn look(&self, query: &Query) -> Reply {
         let now = self.replicator.lease_now();
-        let body = self.replicator.with_machine(|machine| answer(machine, query, now));
+        let body = self.replicator.with_machine(|machine| answer(machine, query));
         Reply { now, body }
     }
 }
@@ -67,7 +95,7 @@ pub enum SessionOwner {
     Missing(SessionView),
 }
 
-fn answer(machine: &Machine, query: &Query, now: LeaseTime) -> ReplyBody {
+fn answer(machine: &Machine, query: &Query) -> ReplyBody {
     match query {
         Query::Lock { name, waiters_max } => {
             ReplyBody::Lock(machine.lock(name, HOLDERS_MAX, as_count(*waiters_max)))
@@ -81,10 +109,10 @@ fn answer(machine: &Machine, query: &Query, now: LeaseTime) -> ReplyBody {
             ReplyBody::History(machine.history(name, *before, as_count(*limit)))
         }
         Query::Token(token) => ReplyBody::Grant(machine.grant_of_token(*token)),
-        // A lease that is due but not yet ended in the log is not held any more.
-        Query::Fence { name, token } => ReplyBody::Fence(
-            machine.fence(name, *token).ok().filter(|held| held.deadline.is_none_or(|at| at > now)),
-        ),
+        // Like every other read this goes by the log alone. A lease that is due by this leader's
+        // clock and not ended in the log may live on under the next leader, whose clock begins where
+        // the log stands.
+        Query::Fence { name, token } => ReplyBody::Fence(machine.fence(name, *token).ok()),
     }
 }
 

@@ -43,6 +43,21 @@ pub enum Call {
     Propose(Command),
     /// A linearizable read.
     Read(Query),
+    /// The log position that a state must have reached to hold all that was acknowledged before.
+    Position,
+    /// Hand leadership to this voter, or to the one that is closest behind.
+    TransferLeader(Option<NodeId>),
+}
+
+/// What became of a transfer of leadership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Transfer {
+    /// This node leads now; another than was asked for if that one did not take over in time.
+    To(NodeId),
+    /// Nobody was asked: there is no such voter.
+    NoSuchVoter,
+    /// It was asked, and nobody was seen to lead within some election timeouts.
+    NotInTime,
 }
 
 /// A question about the replicated state.
@@ -93,6 +108,8 @@ pub enum ReplyBody {
     Fence(Option<Holder>),
     History(HistoryPage),
     Grant(Option<PastGrant>),
+    Position(u64),
+    Transfer(Transfer),
 }
 
 /// A member of the cluster as status shows it.
@@ -107,6 +124,19 @@ pub struct MemberStatus {
     /// Log entries that the leader has and this member has not yet acknowledged; only the leader
     /// knows it.
     pub lag_entries: Option<u64>,
+}
+
+/// Reads of a backup: fills the buffer from an offset, or fails.
+pub type ReadAt = Box<dyn Fn(&mut [u8], u64) -> std::io::Result<()> + Send + Sync>;
+
+/// A consistent copy of the state, checksummed, that can be read for as long as it is kept.
+pub struct Backup {
+    /// The log position at which the state was copied.
+    pub applied_index: u64,
+    /// Length of the copy.
+    pub bytes: u64,
+    /// Blocks for a read of the disk.
+    pub read_at: ReadAt,
 }
 
 /// What one node knows of its cluster.
@@ -172,6 +202,20 @@ pub trait Replicator: Send + Sync + 'static {
     /// Returns once a majority confirmed, after the call began, that this node leads, and all that
     /// was committed before is applied.
     fn read_barrier(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
+
+    /// A copy of this node's state at this log position or a later one. Takes as long as the node
+    /// needs to get there and to write it out; dropping the future gives up.
+    fn backup(
+        &self,
+        applied_index: u64,
+    ) -> impl Future<Output = Result<Backup, ProposeError>> + Send;
+
+    /// Hands leadership to that voter, or to the one that is closest behind; without effect when it
+    /// leads already. Should it not take over, the others elect.
+    fn transfer_leader(
+        &self,
+        to: Option<NodeId>,
+    ) -> impl Future<Output = Result<Transfer, ProposeError>> + Send;
 
     /// Who leads; changes wake the receiver.
     fn leadership(&self) -> watch::Receiver<Leadership>;

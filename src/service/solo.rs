@@ -2,6 +2,7 @@
 //! surfaces can be tested with paused time. Promises nothing over a restart.
 
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::service::replicator::{
-    Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError, Replicator,
-    Reply, Upcalls,
+    Backup, Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError,
+    Replicator, Reply, Transfer, Upcalls,
 };
 
 /// The wall clock at the start, for display: 2026-01-01. A constant, so that tests repeat.
@@ -94,6 +95,24 @@ impl Replicator for Solo {
         } else {
             Err(ProposeError::NotLeader(leadership.leader_id))
         }
+    }
+
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
+        // The only voter there is.
+        let here = to == Some(NODE_ID);
+        Ok(if here { Transfer::To(NODE_ID) } else { Transfer::NoSuchVoter })
+    }
+
+    async fn backup(&self, applied_index: u64) -> Result<Backup, ProposeError> {
+        let state = format!("{:?}", self.machine().totals()).into_bytes();
+        let bytes = state.len() as u64;
+        let read_at = move |buffer: &mut [u8], offset: u64| {
+            let rest = usize::try_from(offset).ok().and_then(|at| state.get(at..at + buffer.len()));
+            let rest = rest.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            buffer.copy_from_slice(rest);
+            Ok(())
+        };
+        Ok(Backup { applied_index, bytes, read_at: Box::new(read_at) })
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -10,6 +10,7 @@ use oarlock_core::command::{Acquire, Command, ForceTarget, LeaseTerm, Mode};
 use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, Reason, RequestId};
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::{EndReason, Grant, Outcome, Rejection};
+use oarlock_core::planted;
 use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,8 +20,8 @@ use crate::service::error::ServiceError;
 use crate::service::handle::{Options, Service};
 use crate::service::observer::Silent;
 use crate::service::replicator::{
-    Call, ClusterStatus, ForwardError, Leadership, NodeId, ProposeError, Query, Replicator, Reply,
-    ReplyBody, Upcalls,
+    Backup, Call, ClusterStatus, ForwardError, Leadership, NodeId, ProposeError, Query, Replicator,
+    Reply, ReplyBody, Transfer, Upcalls,
 };
 use crate::service::solo::Solo;
 use crate::service::{REQUEST_DEADLINE, deadline_of};
@@ -61,6 +62,14 @@ impl Replicator for Follower {
 
     async fn read_barrier(&self) -> Result<(), ProposeError> {
         self.near.read_barrier().await
+    }
+
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
+        self.near.transfer_leader(to).await
+    }
+
+    async fn backup(&self, applied_index: u64) -> Result<Backup, ProposeError> {
+        self.near.backup(applied_index).await
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -111,6 +120,7 @@ fn counting_ids() -> Box<dyn Fn() -> u128 + Send + Sync> {
 }
 
 fn leader_with(options: Options) -> (Arc<Solo>, Arc<Service<Solo>>) {
+    planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
     let solo = Solo::new();
     let service = Service::new(Arc::clone(&solo), Arc::new(Silent), counting_ids(), options);
     let as_upcalls: Arc<dyn Upcalls> = service.clone();
@@ -501,4 +511,24 @@ async fn a_stale_read_says_that_its_age_is_unknown() {
     let (reply, age) = pair.near.stale(&Query::Lock { name: name(), waiters_max: 0 });
     assert_eq!(age, None);
     assert!(matches!(reply.body, ReplyBody::Lock(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_goes_by_the_log_as_every_other_read_does() {
+    // Nobody lets time pass in the log, as when a leader is about to lose its majority.
+    let (solo, ids) = (Solo::new(), counting_ids());
+    let service = Service::new(Arc::clone(&solo), Arc::new(Silent), ids, Options::default());
+    let grant = granted(&service, acquire_for(100, 101, 0, None)).await;
+    sleep(Duration::from_millis(150)).await;
+    let fence = || Call::Read(Query::Fence { name: name(), token: grant.token });
+    let answered = |reply: Reply| match reply.body {
+        ReplyBody::Fence(held) => held.is_some(),
+        other => panic!("not a fence: {other:?}"),
+    };
+    // The next leader's clock begins where the log stands, so the lease may live on.
+    let due = service.call(fence(), REQUEST_DEADLINE).await.expect("an answer");
+    assert!(answered(due), "due, and not ended");
+    solo.apply(Command::Advance).expect("the end");
+    let ended = service.call(fence(), REQUEST_DEADLINE).await.expect("an answer");
+    assert!(!answered(ended));
 }

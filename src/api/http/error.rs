@@ -61,6 +61,18 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", title, detail.to_owned())
     }
 
+    pub(super) fn member_unknown() -> Self {
+        let detail = "no voter of this cluster has this id; /v1/cluster lists the members";
+        let title = "There is no such member";
+        Self::new(StatusCode::NOT_FOUND, "member-unknown", title, detail.to_owned())
+    }
+
+    pub(super) fn not_transferred(detail: &str) -> Self {
+        let title = "Leadership was not handed to this node";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "not-transferred", title, detail.to_owned()).unknown()
+    }
+
     pub(super) fn bad_name(detail: &str) -> Self {
         let title = "This cannot be the name of a lock";
         Self::new(StatusCode::BAD_REQUEST, "bad-name", title, detail.to_owned())

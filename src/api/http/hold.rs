@@ -180,6 +180,8 @@ async fn keep<R: Replicator>(
         | ReplyBody::Session(_)
         | ReplyBody::Fence(_)
         | ReplyBody::History(_)
-        | ReplyBody::Grant(_) => Kept::Yes,
+        | ReplyBody::Grant(_)
+        | ReplyBody::Position(_)
+        | ReplyBody::Transfer(_) => Kept::Yes,
     }
 }

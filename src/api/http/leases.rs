@@ -8,6 +8,7 @@ use oarlock_client::wire;
 use oarlock_core::command::Command;
 use oarlock_core::ids::LeaseId;
 use oarlock_core::outcome::Outcome;
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::query::LeaseView;
 use oarlock_core::time::LeaseTime;
 
@@ -40,7 +41,9 @@ impl<R: Replicator> App<R> {
             | ReplyBody::Session(_)
             | ReplyBody::Fence(_)
             | ReplyBody::History(_)
-            | ReplyBody::Grant(_) => Err(unexpected()),
+            | ReplyBody::Grant(_)
+            | ReplyBody::Position(_)
+            | ReplyBody::Transfer(_) => Err(unexpected()),
         }
     }
 
@@ -85,6 +88,9 @@ pub(super) async fn release<R: Replicator>(
 }
 
 pub(super) async fn look<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
+    if planted(Bug::LookingReleases) {
+        return release(app, parts, Body::empty()).await;
+    }
     let lease_id = lease_id(parts)?;
     let parameters = Parameters::read(parts.uri.query(), &["consistency"])?;
     let (reply, staleness_ms) = app.look(Query::Lease(lease_id), parameters.stale()?).await?;

@@ -7,6 +7,7 @@
 //!         sse (frames) <- watch | wait | hold     why (in refusals and inspections)
 //! ```
 
+mod backup;
 mod body;
 mod error;
 mod hold;

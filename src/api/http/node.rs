@@ -1,15 +1,18 @@
 //! What a node says of itself: alive, ready, metrics, the cluster, and an index of paths.
 
+use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
 
-use super::body::{answer, with_type};
+use oarlock_client::wire::{Leader, LeaderRequest};
+
+use super::body::{self, answer, with_type};
 use super::error::Refusal;
 use super::query::Parameters;
-use super::routes::App;
+use super::routes::{App, unexpected};
 use super::translate;
-use crate::service::replicator::Replicator;
+use crate::service::replicator::{Call, Replicator, ReplyBody, Transfer};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,6 +35,8 @@ POST   /v1/fence                  does a token hold a lock now? {\"name\", \"tok
 GET    /v1/watch?prefix=          what happens, as server-sent events
 GET    /v1/hold/{name}?owner=&request_id=   hold a lock while the connection lives
 GET    /v1/cluster                members and leader
+POST   /v1/cluster/leader         hand leadership over: {\"node_id\": 2}, or {}
+POST   /v1/backup                 the whole state, as a file
 GET    /livez /readyz /metrics /openapi.json
 ";
 
@@ -66,4 +71,27 @@ pub(super) fn metrics<R: Replicator>(app: &App<R>) -> Response {
 pub(super) fn cluster<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
     Parameters::read(parts.uri.query(), &[])?;
     Ok(answer(StatusCode::OK, &translate::cluster(&app.service.node_state())))
+}
+
+pub(super) async fn transfer_leader<R: Replicator>(
+    app: &App<R>,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Refusal> {
+    Parameters::read(parts.uri.query(), &[])?;
+    let LeaderRequest { node_id } = body::json(body).await?;
+    let reply = app.ask(Call::TransferLeader(node_id)).await?;
+    let ReplyBody::Transfer(transfer) = reply.body else { return Err(unexpected()) };
+    match transfer {
+        Transfer::To(leader_id) if node_id.is_none_or(|id| id == leader_id) => {
+            Ok(answer(StatusCode::OK, &Leader { leader_id }))
+        }
+        Transfer::To(leader_id) => Err(Refusal::not_transferred(&format!(
+            "it did not take over in time, and node {leader_id} was elected; is it up, and not far behind?"
+        ))),
+        Transfer::NotInTime => Err(Refusal::not_transferred(
+            "nobody took over in time; look at the status of the cluster",
+        )),
+        Transfer::NoSuchVoter => Err(Refusal::member_unknown()),
+    }
 }

@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::any;
 
 use super::error::Refusal;
-use super::{hold, leases, locks, many, node, records, sessions, watch};
+use super::{backup, hold, leases, locks, many, node, records, sessions, watch};
 use crate::observe::stopwatch::Stopwatch;
 use crate::service::error::ServiceError;
 use crate::service::replicator::{Call, Replicator, Reply};
@@ -52,6 +52,8 @@ pub(super) enum Route {
     History,
     Grant,
     Cluster,
+    ClusterLeader,
+    Backup,
     Watch,
     Hold,
     Nowhere,
@@ -79,6 +81,8 @@ impl Route {
         Self::History,
         Self::Grant,
         Self::Cluster,
+        Self::ClusterLeader,
+        Self::Backup,
         Self::Watch,
         Self::Hold,
     ];
@@ -104,6 +108,8 @@ impl Route {
             Self::History => "/v1/history/{name}",
             Self::Grant => "/v1/history",
             Self::Cluster => "/v1/cluster",
+            Self::ClusterLeader => "/v1/cluster/leader",
+            Self::Backup => "/v1/backup",
             Self::Watch => "/v1/watch",
             Self::Hold => "/v1/hold/{name}",
             Self::Nowhere => "unknown",
@@ -120,7 +126,9 @@ impl Route {
             | Self::LeaseHandOver
             | Self::SessionRenew
             | Self::Sessions
-            | Self::Fence => "POST",
+            | Self::Fence
+            | Self::ClusterLeader
+            | Self::Backup => "POST",
             Self::Index
             | Self::Livez
             | Self::Readyz
@@ -163,6 +171,8 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
         .route(records::HISTORY, at(Route::History))
         .route("/v1/history/{*name}", at(Route::History))
         .route("/v1/cluster", at(Route::Cluster))
+        .route("/v1/cluster/leader", at(Route::ClusterLeader))
+        .route("/v1/backup", at(Route::Backup))
         .route("/v1/watch", at(Route::Watch))
         .route("/v1/hold/{*name}", at(Route::Hold))
         .fallback(move |State(app): State<App<R>>, request: Request| {
@@ -206,6 +216,8 @@ async fn dispatch<R: Replicator>(
         (Route::Metrics, Method::GET) => Ok(node::metrics(app)),
         (Route::OpenApi, Method::GET) => Ok(node::openapi()),
         (Route::Cluster, Method::GET) => node::cluster(app, &parts),
+        (Route::ClusterLeader, Method::POST) => node::transfer_leader(app, &parts, body).await,
+        (Route::Backup, Method::POST) => backup::take(app, &parts, body).await,
         (Route::Watch, Method::GET) => watch::open(app, &parts),
         (Route::Hold, Method::GET) => hold::open(app, &parts),
         (Route::Locks, Method::GET) => locks::list(app, &parts).await,
@@ -246,6 +258,8 @@ async fn dispatch<R: Replicator>(
             | Route::History
             | Route::Grant
             | Route::Cluster
+            | Route::ClusterLeader
+            | Route::Backup
             | Route::Watch
             | Route::Hold,
             _,

@@ -71,6 +71,14 @@ impl Replicator for Scripted {
         self.solo.read_barrier().await
     }
 
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
+        self.solo.transfer_leader(to).await
+    }
+
+    async fn backup(&self, applied_index: u64) -> Result<Backup, ProposeError> {
+        self.solo.backup(applied_index).await
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.solo.leadership()
     }

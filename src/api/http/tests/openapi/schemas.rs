@@ -24,6 +24,7 @@ pub(super) fn schemas() -> Map<String, Value> {
     requests.subschema_for::<wire::SessionRequest>();
     requests.subschema_for::<wire::FenceRequest>();
     requests.subschema_for::<wire::ValueRequest>();
+    requests.subschema_for::<wire::LeaderRequest>();
     requests.subschema_for::<wire::Nothing>();
     let mut answers = settings().for_serialize().into_generator();
     answered(&mut answers);
@@ -59,6 +60,7 @@ fn answered(answers: &mut SchemaGenerator) {
     answers.subschema_for::<wire::PastGrant>();
     answers.subschema_for::<wire::Fence>();
     answers.subschema_for::<wire::Cluster>();
+    answers.subschema_for::<wire::Leader>();
     answers.subschema_for::<wire::Problem>();
     answers.subschema_for::<wire::Staleness>();
 }
