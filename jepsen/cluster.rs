@@ -1,5 +1,5 @@
 //! The node processes, in namespaces of their own or on free loopback ports, killed when this goes
-//! out of scope.
+//! out of scope. A process that ends without a fault that may end it fails the run.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,23 +12,63 @@ use oarlock_client::{Client, ClientError, Options};
 use tokio::process::{Child, Command};
 
 use crate::clocks::Clocks;
+use crate::disks::Disks;
+use crate::links::Links;
 use crate::network::Network;
-use crate::workload;
+use crate::orders::Orders;
 
 /// How long a node that was told to end may take.
 const END_DEADLINE: Duration = Duration::from_secs(12);
 
+/// How long a node that cannot go on may take to say so and end.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Of a log, so many bytes are shown at most.
+const LOG_SHOWN: usize = 64 * 1024;
+
 /// Grants of each lock that the nodes must remember alike.
 const PAST_SHOWN: u32 = 100;
 
+/// What a cluster is made of.
+pub(crate) struct Setup {
+    /// The node's program.
+    pub(crate) binary: PathBuf,
+    pub(crate) nodes: usize,
+    /// Namespaces of its own, or loopback.
+    pub(crate) network: Option<Network>,
+    /// Whether each node gets a small disk of its own; only with namespaces.
+    pub(crate) small_disks: bool,
+    /// Between the peers on loopback: fault proxies, or nothing.
+    pub(crate) proxies: bool,
+    pub(crate) seed: u64,
+    /// Further lines of each configuration.
+    pub(crate) settings: &'static str,
+}
+
+/// What faults need: segments that are closed soon, snapshots now and then, a reserve that is small
+/// beside a small disk.
+pub(crate) const FAULTY: &str =
+    "snapshot_log_entries = 500\nlog_segment_bytes = 262144\nreserve_bytes = 8388608\n";
+
+struct Node {
+    api: String,
+    child: Option<Child>,
+    /// Whether a fault under way may end the process.
+    may_end: bool,
+    /// How to make it fail from inside; only builds for the proof can.
+    orders: Option<Orders>,
+}
+
 pub(crate) struct Cluster {
     binary: PathBuf,
-    // Before the directory that it lives in, so that it goes first.
+    nodes: Vec<Node>,
+    links: Links,
+    // Before the directory that they live in, so that they go first.
     clocks: Option<Clocks>,
+    disks: Option<Disks>,
     dir: tempfile::TempDir,
-    apis: Vec<String>,
-    children: Vec<Option<Child>>,
-    network: Option<Network>,
+    /// Written and not synced when the power was cut, over all cuts.
+    pub(crate) lost_bytes: u64,
 }
 
 /// Addresses of the HTTP APIs and of the peer listeners.
@@ -40,21 +80,39 @@ fn addresses(
         let on = |port: u16| move |node| format!("{}:{port}", Network::address(node));
         return Ok(((0..nodes).map(on(7400)).collect(), (0..nodes).map(on(7401)).collect()));
     }
-    let bound: Result<Vec<_>, _> =
-        (0..2 * nodes).map(|_| TcpListener::bind("127.0.0.1:0")?.local_addr()).collect();
-    let mut all: Vec<String> = bound
-        .map_err(|e| format!("find free ports: {e}"))?
-        .iter()
-        .map(ToString::to_string)
+    // Below the ports that the kernel gives to connections: one of those could take the port of a
+    // node that is down for a moment.
+    let start = std::process::id() * 97;
+    let candidates = (0..8_000).map(|n| 24_000 + start.wrapping_add(n) % 8_000);
+    let mut all: Vec<String> = candidates
+        .map(|port| format!("127.0.0.1:{port}"))
+        .filter(|address| TcpListener::bind(address.as_str()).is_ok())
+        .take(2 * nodes)
         .collect();
+    if all.len() < 2 * nodes {
+        return Err("find free ports: there are too few between 24000 and 32000".to_owned());
+    }
     let peers = all.split_off(nodes);
     Ok((all, peers))
 }
 
-fn configuration(dir: &Path, node: usize, apis: &[String], peers: &[String]) -> String {
-    let members: Vec<String> = apis
+/// A directory inside what may be a disk of its own, so that it can be moved.
+fn data_dir(dir: &Path, node: usize) -> PathBuf {
+    dir.join(format!("node{node}")).join("data")
+}
+
+/// Whether the program has faults inside.
+pub(crate) fn is_for_the_proof(binary: &Path) -> Result<bool, String> {
+    let output = std::process::Command::new(binary).arg("--version").stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("run {}: {error}", binary.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains("proof"))
+}
+
+fn configuration(setup: &Setup, data: &Path, node: usize, at: &Addresses) -> String {
+    let members: Vec<String> = at
+        .apis
         .iter()
-        .zip(peers)
+        .zip(&at.known)
         .zip(1..)
         .map(|((api, peer), id)| {
             format!("{{ id = {id}, peer_address = \"{peer}\", api_address = \"{api}\" }}")
@@ -62,96 +120,154 @@ fn configuration(dir: &Path, node: usize, apis: &[String], peers: &[String]) -> 
         .collect();
     format!(
         "node_id = {}\ndata_dir = \"{}\"\napi_address = \"{}\"\npeer_address = \"{}\"\n\
-         snapshot_log_entries = 500\nworker_threads = 1\ninsecure_bind = true\nmembers = [{}]\n",
+         worker_threads = 1\ninsecure_bind = true\nmembers = [{}]\n{}",
         node + 1,
-        dir.join(format!("node{node}")).display(),
-        apis[node],
-        peers[node],
-        members.join(", ")
+        data.display(),
+        at.apis[node],
+        at.peers[node],
+        members.join(", "),
+        setup.settings,
     )
 }
 
+/// Where nodes listen, and where the others look for them.
+struct Addresses {
+    apis: Vec<String>,
+    peers: Vec<String>,
+    /// The peers, or the proxies before them.
+    known: Vec<String>,
+}
+
 impl Cluster {
-    pub(crate) async fn start(
-        binary: &Path,
-        nodes: usize,
-        network: Option<Network>,
-    ) -> Result<Self, String> {
+    pub(crate) async fn start(setup: Setup) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("set up the cluster: {error}");
         let dir = tempfile::tempdir().map_err(|error| failed(&error))?;
-        let (apis, peers) = addresses(nodes, network.as_ref())?;
-        for node in 0..nodes {
-            let text = configuration(dir.path(), node, &apis, &peers);
+        let (apis, peers) = addresses(setup.nodes, setup.network.as_ref())?;
+        let (links, known) = match &setup.network {
+            Some(network) => (Links::Namespaces(network.clone()), peers.clone()),
+            None if setup.proxies => Links::proxies(&peers).await?,
+            None => (Links::Bare, peers.clone()),
+        };
+        let at = Addresses { apis, peers, known };
+        let clocks = setup.network.as_ref();
+        let clocks = clocks.map(|_| Clocks::set_apart(dir.path(), setup.nodes)).transpose()?;
+        let disks = setup.small_disks.then(|| Disks::mount(dir.path(), setup.nodes)).transpose()?;
+        let proof = is_for_the_proof(&setup.binary)?;
+        let mut nodes = Vec::new();
+        for (node, api) in at.apis.iter().enumerate() {
+            let data = data_dir(dir.path(), node);
+            fs::create_dir_all(&data).map_err(|error| failed(&error))?;
+            let text = configuration(&setup, &data, node, &at);
             fs::write(dir.path().join(format!("node{node}.toml")), text)
                 .map_err(|error| failed(&error))?;
+            let orders = proof.then(|| Orders::new(dir.path(), node, setup.seed)).transpose()?;
+            nodes.push(Node { api: api.clone(), child: None, may_end: false, orders });
         }
-        let children = (0..nodes).map(|_| None).collect();
-        let clocks = network.as_ref().map(|_| Clocks::set_apart(dir.path(), nodes)).transpose()?;
-        let mut cluster = Self { binary: binary.to_owned(), clocks, dir, apis, children, network };
-        (0..nodes).try_for_each(|node| cluster.launch_if_down(node))?;
+        let binary = setup.binary;
+        let mut cluster = Self { binary, nodes, links, clocks, disks, dir, lost_bytes: 0 };
+        (0..cluster.nodes()).try_for_each(|node| cluster.launch_if_down(node))?;
         cluster.wait_ready().await?;
         Ok(cluster)
     }
 
     pub(crate) fn nodes(&self) -> usize {
-        self.apis.len()
+        self.nodes.len()
     }
 
     pub(crate) fn endpoints(&self) -> Vec<String> {
-        self.apis.clone()
+        self.nodes.iter().map(|node| node.api.clone()).collect()
     }
 
-    /// The network whose links can be cut.
-    pub(crate) fn network(&self) -> Result<&Network, String> {
-        self.network.as_ref().ok_or_else(|| "this run has no network of its own".to_owned())
+    /// The connections between the nodes, which can be cut.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
     }
 
-    pub(crate) fn runs(&self, node: usize) -> bool {
-        self.children[node].is_some()
+    pub(crate) fn disks(&self) -> Option<&Disks> {
+        self.disks.as_ref()
+    }
+
+    /// How to make a node fail from inside.
+    pub(crate) fn orders(&mut self, node: usize) -> Result<&mut Orders, String> {
+        let orders = self.nodes[node].orders.as_mut();
+        orders.ok_or_else(|| "only a build with the feature `proof` takes orders".to_owned())
+    }
+
+    pub(crate) fn data(&self, node: usize) -> PathBuf {
+        data_dir(self.dir.path(), node)
+    }
+
+    /// Whether the process is there.
+    pub(crate) fn runs(&mut self, node: usize) -> bool {
+        let child = self.nodes[node].child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Whether a fault under way may end the process of a node.
+    pub(crate) fn is_ending(&self, node: usize) -> bool {
+        self.nodes[node].may_end
+    }
+
+    /// Says whether the process of a node may end by itself from now on.
+    pub(crate) fn may_end(&mut self, node: usize, may_end: bool) {
+        self.nodes[node].may_end = may_end;
+    }
+
+    /// Launches a node that another fault has killed; one that ended by itself is left as it is.
+    pub(crate) fn launch_if_killed(&mut self, node: usize) -> Result<(), String> {
+        if self.nodes[node].child.is_some() { Ok(()) } else { self.launch_if_down(node) }
     }
 
     pub(crate) fn launch_if_down(&mut self, node: usize) -> Result<(), String> {
         if self.runs(node) {
             return Ok(());
         }
-        let log = self.dir.path().join(format!("node{node}.log"));
-        let log =
-            fs::File::options().create(true).append(true).open(log).map_err(|e| e.to_string())?;
-        let mut command = match &self.network {
+        if self.nodes[node].child.is_some() && !self.nodes[node].may_end {
+            return Err(format!("node {node} ended by itself:\n{}", self.log_since(node, 0)));
+        }
+        let log = fs::File::options().create(true).append(true).open(self.log_path(node));
+        let log = log.map_err(|error| format!("open the log of node {node}: {error}"))?;
+        let mut command = match &self.links {
             // Each becomes the program that it runs, so the process is the node's.
-            Some(network) => {
+            Links::Namespaces(network) => {
                 let mut command = Command::new("ip");
                 let clock = self.clocks.as_ref().map(|clocks| clocks.exec(node));
                 command.args(network.exec(node)).args(clock.into_iter().flatten());
                 command.arg(&self.binary);
                 command
             }
-            None => Command::new(&self.binary),
+            Links::Proxies(_) | Links::Bare => Command::new(&self.binary),
         };
+        if let Some(orders) = &self.nodes[node].orders {
+            orders.forget_evidence();
+            command.env("OARLOCK_FAULTS", orders.path());
+        }
         let child = command
             .args(["serve", "--config"])
             .arg(self.dir.path().join(format!("node{node}.toml")))
+            .env("OARLOCK_PROOF", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("start node {node}: {error}"))?;
-        self.children[node] = Some(child);
+        self.links.lives_in(node, child.id());
+        self.nodes[node].child = Some(child);
         Ok(())
     }
 
     /// kill -9, and waits until the process is gone: a fault that did not happen proves nothing.
     /// One that another fault has killed already stays dead.
     pub(crate) async fn kill(&mut self, node: usize) -> Result<(), String> {
-        let Some(mut child) = self.children[node].take() else { return Ok(()) };
+        let Some(mut child) = self.nodes[node].child.take() else { return Ok(()) };
         child.kill().await.map_err(|error| format!("kill node {node}: {error}"))
     }
 
     /// SIGTERM, and waits for the process to end by itself.
     pub(crate) async fn terminate(&mut self, node: usize) -> Result<(), String> {
         self.signal(node, "TERM")?;
-        let Some(mut child) = self.children[node].take() else { return Ok(()) };
+        let Some(mut child) = self.nodes[node].child.take() else { return Ok(()) };
         match tokio::time::timeout(END_DEADLINE, child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(ended) => Err(format!("node {node} ended badly on SIGTERM: {ended:?}")),
@@ -159,9 +275,41 @@ impl Cluster {
         }
     }
 
+    /// Waits until a process that may end has ended by itself; its exit code.
+    pub(crate) async fn wait_ended(&mut self, node: usize) -> Result<i32, String> {
+        let Some(child) = self.nodes[node].child.as_mut() else {
+            return Err(format!("node {node} was not started"));
+        };
+        match tokio::time::timeout(REFUSAL_DEADLINE, child.wait()).await {
+            Ok(Ok(status)) => Ok(status.code().unwrap_or(-1)),
+            Ok(Err(error)) => Err(format!("wait for node {node}: {error}")),
+            Err(_) => {
+                let log = self.log_since(node, 0);
+                Err(format!("node {node} should have ended and runs on:\n{log}"))
+            }
+        }
+    }
+
+    fn log_path(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("node{node}.log"))
+    }
+
+    /// How much the node has logged so far, in bytes.
+    pub(crate) fn log_length(&self, node: usize) -> usize {
+        fs::metadata(self.log_path(node))
+            .map_or(0, |log| usize::try_from(log.len()).unwrap_or(usize::MAX))
+    }
+
+    /// What the node logged after that.
+    pub(crate) fn log_since(&self, node: usize, length: usize) -> String {
+        let log = fs::read(self.log_path(node)).unwrap_or_default();
+        let recent = length.max(log.len().saturating_sub(LOG_SHOWN));
+        String::from_utf8_lossy(log.get(recent..).unwrap_or_default()).into_owned()
+    }
+
     /// Sends a signal; to a node that is down, none.
     pub(crate) fn signal(&self, node: usize, signal: &str) -> Result<(), String> {
-        let Some(pid) = self.children[node].as_ref().and_then(Child::id) else { return Ok(()) };
+        let Some(pid) = self.nodes[node].child.as_ref().and_then(Child::id) else { return Ok(()) };
         let status = std::process::Command::new("kill")
             .args([format!("-{signal}"), pid.to_string()])
             .status()
@@ -169,22 +317,16 @@ impl Cluster {
         if status.success() { Ok(()) } else { Err(format!("kill -{signal} of node {node} failed")) }
     }
 
-    /// Whether a SIGSTOP holds the node; a node that is down counts as stopped.
+    /// Whether a SIGSTOP holds the node; a node that is down or ended counts as stopped.
     pub(crate) fn is_stopped(&self, node: usize) -> bool {
-        let Some(pid) = self.children[node].as_ref().and_then(Child::id) else { return true };
+        let Some(pid) = self.nodes[node].child.as_ref().and_then(Child::id) else { return true };
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // The state follows the name in parentheses.
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 'Z']))
     }
 
-    /// Deletes the state view of a node that is down.
-    pub(crate) fn remove_view(&self, node: usize) -> Result<(), String> {
-        let view = self.dir.path().join(format!("node{node}")).join("state");
-        fs::remove_dir_all(&view).map_err(|error| format!("remove {}: {error}", view.display()))
-    }
-
-    fn client(&self, node: usize) -> Client {
-        let endpoints = vec![self.apis[node].clone()];
+    pub(crate) fn client(&self, node: usize) -> Client {
+        let endpoints = vec![self.nodes[node].api.clone()];
         Client::new(Options { endpoints, deadline: Duration::from_secs(2) })
     }
 
@@ -193,11 +335,10 @@ impl Cluster {
             let client = self.client(node);
             let mut tries = 0;
             while !client.cluster().await.is_ok_and(|cluster| cluster.ready) {
-                let ended = self.children[node].as_mut().map(Child::try_wait);
+                let ended = self.nodes[node].child.as_mut().map(Child::try_wait);
                 tries += 1;
                 if tries > 600 || matches!(ended, Some(Ok(Some(_)))) {
-                    let log = self.dir.path().join(format!("node{node}.log"));
-                    let log = fs::read_to_string(log).unwrap_or_default();
+                    let log = self.log_since(node, 0);
                     return Err(format!("node {node} does not come back:\n{log}"));
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -221,12 +362,12 @@ impl Cluster {
     /// Once nothing changes any more, every node knows the same: the same applied entry, the same
     /// locks in a stale read of its own state, and the same past of each: who held it by which
     /// token, how long, and how that ended (F19).
-    pub(crate) async fn agrees(&self) -> Result<(), String> {
+    pub(crate) async fn agrees(&self, names: &[String]) -> Result<(), String> {
         let mut seen = Vec::new();
         for _ in 0..300 {
             seen.clear();
             for node in 0..self.nodes() {
-                seen.push(self.knows(node).await.map_err(|error| error.to_string())?);
+                seen.push(self.knows(node, names).await.map_err(|error| error.to_string())?);
             }
             if seen.windows(2).all(|pair| pair[0] == pair[1]) {
                 return Ok(());
@@ -239,13 +380,13 @@ impl Cluster {
         Err(format!("the nodes do not come to agree: applied {indexes:?}, first past: {differ:?}"))
     }
 
-    async fn knows(&self, node: usize) -> Result<Knows, ClientError> {
+    async fn knows(&self, node: usize, names: &[String]) -> Result<Knows, ClientError> {
         let client = self.client(node);
         let applied_index = client.cluster().await?.applied_index;
         let locks = client.list_stale("").await?.locks;
         let mut pasts = Vec::new();
-        for name in workload::names() {
-            pasts.push(client.history_stale(&name, PAST_SHOWN).await?);
+        for name in names {
+            pasts.push(client.history_stale(name, PAST_SHOWN).await?);
         }
         let tokens = locks.into_iter().map(|lock| (lock.lock, lock.last_token)).collect();
         Ok(Knows { applied_index, tokens, pasts })

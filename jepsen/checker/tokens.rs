@@ -2,26 +2,42 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::Claim;
+use crate::claims::Claim;
+use crate::history::{Answer, Call, Operation, Outcome};
 
-/// No token is given to two requests, and no request gets two tokens.
-pub(super) fn are_given_once(claims: &[Claim]) -> Result<(), String> {
-    let mut requests: BTreeMap<u64, &Claim> = BTreeMap::new();
-    let mut tokens: BTreeMap<u64, &Claim> = BTreeMap::new();
-    for claim in claims {
-        let Some(token) = claim.token else { continue };
-        if let Some(other) = requests.insert(token, claim)
-            && other.request != claim.request
-        {
-            return Err(format!("token {token} was given to two requests: {other:?}, {claim:?}"));
+/// No token is given to two requests, and no request gets two answers.
+pub(super) fn are_given_once(operations: &[Operation]) -> Result<(), String> {
+    let mut requests: BTreeMap<u64, &Operation> = BTreeMap::new();
+    let mut tokens: BTreeMap<u64, (u64, &str)> = BTreeMap::new();
+    for operation in operations {
+        let (
+            Call::Acquire { request, asks, .. },
+            Outcome::Ok(Answer::Granted { tokens: given, .. }),
+        ) = (&operation.call, &operation.outcome)
+        else {
+            continue;
+        };
+        if asks.len() != given.len() {
+            return Err(format!("{} locks, {} tokens: {operation:?}", asks.len(), given.len()));
         }
-        if let Some(other) = tokens.insert(claim.request, claim)
-            && other.token != claim.token
+        for (ask, token) in asks.iter().zip(given) {
+            let to = (*request, ask.lock.as_str());
+            let other = tokens.insert(*token, to);
+            if let Some(other) = other.filter(|other| *other != to) {
+                return Err(format!("token {token} was given twice: to {other:?} and {to:?}"));
+            }
+        }
+        if let Some(first) = requests.insert(*request, operation)
+            && !same_tokens(first, given)
         {
-            return Err(format!("one request had two effects: {other:?}, {claim:?}"));
+            return Err(format!("one request had two effects: {first:?}, {operation:?}"));
         }
     }
     Ok(())
+}
+
+fn same_tokens(first: &Operation, given: &[u64]) -> bool {
+    matches!(&first.outcome, Outcome::Ok(Answer::Granted { tokens, .. }) if tokens == given)
 }
 
 /// If one grant was known before another was asked for, its token is lower. `claims` are of one

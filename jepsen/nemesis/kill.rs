@@ -1,7 +1,8 @@
 //! kill -9: nothing is flushed but what was synced.
 
+use oarlock_jepsen::chance::Chance;
+
 use super::someone;
-use crate::Chance;
 use crate::cluster::Cluster;
 
 pub(super) async fn begin(

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use oarlock_jepsen::chance::Chance;
+
 use super::someone;
-use crate::Chance;
 use crate::cluster::Cluster;
 
 /// One side hears and reaches nobody of the other.
@@ -13,7 +14,7 @@ pub(super) async fn isolate(
 ) -> Result<(String, Vec<usize>), String> {
     let minority = (cluster.nodes() - 1) / 2;
     let (whom, targets) = someone(cluster, chance, "minority with leader", minority).await;
-    let network = cluster.network()?;
+    let network = cluster.links();
     for inside in targets.iter().copied() {
         for outside in (0..cluster.nodes()).filter(|node| !targets.contains(node)) {
             network.cut(inside, outside)?;
@@ -30,7 +31,7 @@ pub(super) async fn one_way(
 ) -> Result<(String, Vec<usize>), String> {
     let (whom, targets) = someone(cluster, chance, "leader", 1).await;
     let mute = chance.below(2) == 0;
-    let network = cluster.network()?;
+    let network = cluster.links();
     for one in targets.iter().copied() {
         for other in (0..cluster.nodes()).filter(|&node| node != one) {
             if mute {
@@ -47,7 +48,7 @@ pub(super) async fn one_way(
 /// Two followers hardly talk, and who leads may change meanwhile: a link that stays silent is not
 /// the leader's, and another is tried.
 async fn link_of_the_leader(cluster: &Cluster) -> Result<(String, Vec<usize>), String> {
-    let network = cluster.network()?;
+    let network = cluster.links();
     for _ in 0..10 {
         let leader = cluster.leader_if_known().await.unwrap_or(0);
         let other = (leader + 1) % cluster.nodes();
@@ -64,7 +65,7 @@ async fn link_of_the_leader(cluster: &Cluster) -> Result<(String, Vec<usize>), S
 
 /// Every node reaches its two neighbours only; with three nodes, one link of the leader is down.
 pub(super) async fn ring(cluster: &Cluster) -> Result<(String, Vec<usize>), String> {
-    let (nodes, network) = (cluster.nodes(), cluster.network()?);
+    let (nodes, network) = (cluster.nodes(), cluster.links());
     if nodes == 3 {
         return link_of_the_leader(cluster).await;
     }

@@ -1,8 +1,10 @@
 //! SIGSTOP: a process that is not dead but does not move, like a suspended machine.
 
+use oarlock_jepsen::chance::Chance;
+
 use super::someone;
 use crate::cluster::Cluster;
-use crate::{Chance, wait_for};
+use crate::wait_for;
 
 pub(super) async fn begin(
     cluster: &mut Cluster,

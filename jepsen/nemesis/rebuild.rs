@@ -1,7 +1,10 @@
 //! The state view of one node is lost; the log and its snapshots are the truth and stay.
 
+use oarlock_jepsen::chance::Chance;
+
+use std::fs;
+
 use super::someone;
-use crate::Chance;
 use crate::cluster::Cluster;
 
 pub(super) async fn begin(
@@ -11,7 +14,8 @@ pub(super) async fn begin(
     let (whom, targets) = someone(cluster, chance, "leader", 1).await;
     for &node in &targets {
         cluster.kill(node).await?;
-        cluster.remove_view(node)?;
+        let view = cluster.data(node).join("state");
+        fs::remove_dir_all(&view).map_err(|error| format!("remove {}: {error}", view.display()))?;
     }
     Ok((format!("view of {whom} lost"), targets))
 }

@@ -1,64 +1,47 @@
-//! Exclusive locks: holders write to the guarded resource as long as they believe, some renew,
-//! some forget to release.
+//! Exclusive locks: holders write to the guarded resource as long as they believe, some renew, some
+//! forget to release, some only try.
 
-use std::time::Duration;
-
-use oarlock_client::Trust;
-
-use super::{Worker, acquire, body};
-use crate::history::{Claim, Mode, Stranded};
+use super::calls::{Held, Term, Wanted};
+use super::{WAIT_MS, Worker};
+use crate::history::Ask;
 
 pub(super) async fn run(mut worker: Worker) {
     while worker.goes_on() {
-        one(&mut worker).await;
-    }
-}
-
-async fn one(worker: &mut Worker) {
-    let (name, request, ttl_ms) = (worker.some_lock(), worker.next_request(), worker.some_ttl_ms());
-    let request_body = body(request, Mode::Exclusive, ttl_ms);
-    let asked = (request, Mode::Exclusive);
-    let Some(answer) = acquire(worker, worker.client(), &name, asked, request_body).await else {
-        return;
-    };
-    let mut claim = answer.claim;
-    let Some((lease_id, mut trust)) = answer.held else { return worker.history.claim(claim) };
-    for _ in 0..worker.chance.below(4) {
-        let pause = Duration::from_millis(worker.chance.below(60));
-        tokio::time::sleep(pause).await;
-        write(worker, &claim, &trust);
-        if worker.chance.below(3) == 0 {
-            let called_at = worker.now();
-            if let Ok((lease, renewed)) = worker.client().renew(&lease_id).await {
-                trust = renewed;
-                claim.believes(worker.now(), trust.left());
-                let ttl_ms = lease.ttl_ms.unwrap_or(0);
-                claim.expires_from = called_at + Duration::from_millis(ttl_ms - ttl_ms / 100);
+        let ask = worker.locks.exclusive(&mut worker.chance);
+        let wanted = worker.wants(vec![ask]);
+        let Some(mut held) = worker.acquire(0, &wanted).await else { continue };
+        for _ in 0..worker.chance.below(4) {
+            worker.sleep_below(60).await;
+            if held.believes() {
+                worker.write(&held);
+            }
+            if worker.once_in(3) {
+                worker.renew(&mut held).await;
             }
         }
+        worker.leaves(held).await;
     }
-    if worker.chance.below(4) == 0 {
-        // Forgotten: the lease ends by its TTL.
-        return worker.history.claim(claim);
-    }
-    claim.releases(worker.now());
-    worker.history.claim(claim);
-    // A lost release is fine: the lease ends by its TTL.
-    let _lost = worker.client().release(&lease_id).await;
 }
 
-/// Writes if the client still believes; a refusal then is a violation.
-fn write(worker: &Worker, claim: &Claim, trust: &Trust) {
-    let believes = || trust.left().is_none_or(|left| !left.is_zero());
-    let Some(token) = claim.token else { return };
-    if !believes() {
-        return;
-    }
-    if let Err(highest) = worker.resource.write(&claim.name, token) {
-        // Asked again: the belief may have ended between the two.
-        if believes() {
-            let at = worker.now();
-            worker.history.stranded(Stranded { name: claim.name.clone(), token, highest, at });
+impl Worker {
+    /// A request for these, waiting for them three times out of four, under a TTL of its own.
+    pub(super) fn wants(&mut self, asks: Vec<Ask>) -> Wanted {
+        let wait_ms = if self.once_in(4) { 0 } else { WAIT_MS };
+        Wanted {
+            request: self.next_number(),
+            asks,
+            wait_ms,
+            term: Term::TtlMs(self.some_ttl_ms()),
+            names_request: false,
         }
+    }
+
+    /// Releases, or forgets to: then the leases end by their TTL.
+    pub(super) async fn leaves(&mut self, held: Held) {
+        if self.once_in(6) {
+            self.history.left();
+            return;
+        }
+        self.release(held).await;
     }
 }

@@ -1,20 +1,16 @@
-//! Linearizable reads at every node.
-
-use std::time::Duration;
+//! Linearizable reads at every node, of locks and of their values.
 
 use super::Worker;
-use crate::history::Look;
 
 pub(super) async fn run(mut worker: Worker) {
     while worker.goes_on() {
-        let name = worker.some_lock();
-        let which = usize::try_from(worker.chance.below(2)).unwrap_or(0);
-        let called_at = worker.now();
-        if let Ok(lock) = worker.clients[which].inspect(&name, false).await {
-            let returned_at = worker.now();
-            let token_ceiling = lock.token_ceiling;
-            worker.history.look(Look { called_at, returned_at, token_ceiling });
+        let lock = worker.locks.any(&mut worker.chance);
+        let which = usize::from(worker.once_in(2));
+        if worker.once_in(4) {
+            worker.get_value(which, &lock).await;
+        } else {
+            worker.look(which, &lock).await;
         }
-        tokio::time::sleep(Duration::from_millis(5 + worker.chance.below(20))).await;
+        worker.sleep_below(25).await;
     }
 }

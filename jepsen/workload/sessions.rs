@@ -2,63 +2,75 @@
 
 use std::time::Duration;
 
-use oarlock_client::wire::{AcquireRequest, SessionRequest, TtlMs};
+use oarlock_client::wire::SessionRequest;
 
-use super::{Worker, acquire, body};
-use crate::history::Mode;
+use super::Worker;
+use super::calls::{Term, outcome};
+use crate::history::{Answer, Call};
 
 pub(super) async fn run(mut worker: Worker) {
     while worker.goes_on() {
-        let ttl_ms = worker.some_ttl_ms();
-        let open = SessionRequest {
-            owner: format!("session of {}", worker.number),
-            ttl_ms,
-            request_id: None,
-            metadata: None,
-        };
-        let opened_at = worker.now();
-        let Ok(session) = worker.client().open_session(open).await else { continue };
-        // From the last renewal that was heard of, which may be the opening.
-        let mut lives_until = opened_at + guaranteed(ttl_ms);
+        let (session, ttl_ms) = (worker.next_number(), worker.some_ttl_ms());
+        let Some(session_id) = worker.open(session, ttl_ms).await else { continue };
         for _ in 0..=worker.chance.below(3) {
-            hold(&mut worker, &session.session_id, lives_until).await;
-            let called_at = worker.now();
-            match worker.client().renew_session(&session.session_id).await {
-                Ok(_) => lives_until = called_at + guaranteed(ttl_ms),
-                Err(_) => break,
+            let is_clear = hold(&mut worker, session, &session_id).await;
+            // A lease that may be held still would be taken again with its old token.
+            if !is_clear || !worker.renew_session(session, ttl_ms, &session_id).await {
+                break;
             }
         }
-        if worker.chance.below(2) == 0 {
-            let _lost = worker.client().close_session(&session.session_id).await;
+        if worker.once_in(2) {
+            worker.close(session, &session_id).await;
         }
     }
 }
 
-/// What a client may believe of a TTL.
-fn guaranteed(ttl_ms: u64) -> Duration {
-    Duration::from_millis(ttl_ms - ttl_ms / 100).saturating_sub(Duration::from_millis(50))
+/// Takes one lock under the session and gives it back, unless it is left to the session. Whether
+/// nothing is held any more.
+async fn hold(worker: &mut Worker, session: u64, session_id: &str) -> bool {
+    let ask = worker.locks.exclusive(&mut worker.chance);
+    let mut wanted = worker.wants(vec![ask]);
+    wanted.wait_ms = 500;
+    wanted.term = Term::Session(session, session_id.to_owned());
+    let Some(held) = worker.acquire(0, &wanted).await else { return false };
+    let pause = Duration::from_millis(worker.chance.below(80));
+    tokio::time::sleep(pause.min(held.trust.left().unwrap_or_default())).await;
+    if held.believes() {
+        worker.write(&held);
+    }
+    if worker.once_in(4) {
+        worker.history.left();
+        return false;
+    }
+    worker.release(held).await
 }
 
-/// Takes one lock under the session and gives it back while the session is believed to live.
-async fn hold(worker: &mut Worker, session_id: &str, lives_until: Duration) {
-    let (name, request) = (worker.some_lock(), worker.next_request());
-    let request_body = AcquireRequest {
-        ttl_ms: TtlMs::Absent,
-        session_id: Some(session_id.to_owned()),
-        wait_ms: Some(500),
-        ..body(request, Mode::Exclusive, 0)
-    };
-    let asked = (request, Mode::Exclusive);
-    let Some(answer) = acquire(worker, worker.client(), &name, asked, request_body).await else {
-        return;
-    };
-    let mut claim = answer.claim;
-    let Some((lease_id, _)) = answer.held else { return worker.history.claim(claim) };
-    // A session may end with its TTL even if the lease came late in it.
-    claim.expires_from = lives_until;
-    let pause = Duration::from_millis(worker.chance.below(80));
-    tokio::time::sleep(pause.min(lives_until.saturating_sub(worker.now()))).await;
-    claim.releases(worker.now());
-    worker.history.claim(claim);
-    let _lost = worker.client().release(&lease_id).await;
+impl Worker {
+    async fn open(&self, session: u64, ttl_ms: u64) -> Option<String> {
+        self.turn().await;
+        let owner = format!("session of {}", self.number);
+        let request = SessionRequest { owner, ttl_ms, request_id: None, metadata: None };
+        let called_at = self.now();
+        let result = self.clients[0].open_session(request).await;
+        let call = Call::OpenSession { session, ttl_ms };
+        self.record(0, (called_at, self.now()), call, outcome(&result, |_| Answer::Done));
+        result.ok().map(|session| session.session_id)
+    }
+
+    async fn renew_session(&self, session: u64, ttl_ms: u64, session_id: &str) -> bool {
+        self.turn().await;
+        let called_at = self.now();
+        let result = self.clients[0].renew_session(session_id).await;
+        let call = Call::RenewSession { session, ttl_ms };
+        self.record(0, (called_at, self.now()), call, outcome(&result, |_| Answer::Done));
+        result.is_ok()
+    }
+
+    async fn close(&self, session: u64, session_id: &str) {
+        self.count();
+        let called_at = self.now();
+        let result = self.clients[0].close_session(session_id).await;
+        let call = Call::CloseSession { session };
+        self.record(0, (called_at, self.now()), call, outcome(&result, |_| Answer::Done));
+    }
 }

@@ -1,0 +1,40 @@
+//! Wall clocks that jump by hours, each node's by others. It may show in what people read, and must
+//! change no answer.
+
+use oarlock_jepsen::chance::Chance;
+
+use super::{LOOK_PAUSE, LOOKS_MAX};
+use crate::cluster::Cluster;
+
+const HOUR_MS: i64 = 3_600_000;
+
+pub(super) fn begin(
+    cluster: &mut Cluster,
+    chance: &mut Chance,
+) -> Result<(String, Vec<usize>), String> {
+    let targets: Vec<usize> = (0..cluster.nodes()).collect();
+    for &node in &targets {
+        let hours = i64::try_from(1 + chance.below(48)).unwrap_or(1);
+        let sign = if chance.below(2) == 0 { 1 } else { -1 };
+        cluster.orders(node)?.give("wall_ms", &(sign * hours * HOUR_MS))?;
+    }
+    Ok(("wall clocks jump by hours".to_owned(), targets))
+}
+
+/// The wall clock is read where entries are made, so only a leader shows that it jumped.
+pub(super) async fn end(cluster: &mut Cluster, targets: &[usize]) -> Result<(), String> {
+    for &node in targets {
+        cluster.launch_if_down(node)?;
+    }
+    for _ in 0..LOOKS_MAX {
+        for &node in targets {
+            if cluster.orders(node)?.evidence("wall_ms") != 0 {
+                return targets
+                    .iter()
+                    .try_for_each(|&node| cluster.orders(node)?.withdraw("wall_ms"));
+            }
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+    Err("no node read a wall clock that had jumped".to_owned())
+}
