@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use oarlock::raft::store::files::{FileHandle, Files};
 
+use crate::evidence::{Evidence, FaultId};
 use crate::random::Random;
 use crate::trace::{Trace, hash, lock};
 
@@ -37,7 +38,7 @@ struct State {
     names_synced: BTreeMap<String, u64>,
     contents: BTreeMap<u64, Content>,
     next_id: u64,
-    full: bool,
+    full: Option<FaultId>,
     renamed: u64,
     /// Changing calls until the power fails.
     power_left: Option<u64>,
@@ -48,6 +49,7 @@ struct State {
 pub(crate) struct SimDisk {
     id: u64,
     trace: Trace,
+    evidence: Evidence,
     state: Arc<Mutex<State>>,
 }
 
@@ -56,8 +58,14 @@ fn not_found(name: &str) -> io::Error {
 }
 
 impl SimDisk {
-    pub(crate) fn new(id: u64, trace: Trace) -> Self {
-        Self { id, trace, state: Arc::default() }
+    pub(crate) fn new(id: u64, trace: Trace, evidence: Evidence) -> Self {
+        Self { id, trace, evidence, state: Arc::default() }
+    }
+
+    fn refuse_if_full(&self, state: &State) -> io::Result<()> {
+        let Some(fault) = state.full else { return Ok(()) };
+        self.evidence.bite(fault);
+        Err(io::ErrorKind::StorageFull.into())
     }
 
     /// The power fails after so many more changing calls.
@@ -66,8 +74,8 @@ impl SimDisk {
     }
 
     /// No room for new blocks from now on, or again room.
-    pub(crate) fn set_full(&self, full: bool) {
-        lock(&self.state).full = full;
+    pub(crate) fn set_full(&self, full: bool, fault: FaultId) {
+        lock(&self.state).full = full.then_some(fault);
     }
 
     /// Files that got their final name.
@@ -75,10 +83,11 @@ impl SimDisk {
         lock(&self.state).renamed
     }
 
-    /// What is there at the next start.
-    pub(crate) fn crash(&self, survival: Survival) {
+    /// What is there at the next start. Whether anything unsynced was lost.
+    pub(crate) fn crash(&self, survival: Survival) -> bool {
         let state = &mut *lock(&self.state);
         state.power_left = None;
+        let before = state.names.clone();
         let mut random = Random::new(match survival {
             Survival::Torn(seed) => seed,
             Survival::Everything | Survival::Synced => 0,
@@ -97,12 +106,17 @@ impl SimDisk {
                 }
             }
         }
+        let mut lost = names != before;
         for content in state.contents.values_mut() {
-            content.crash(survival, &mut random);
+            lost |= content.crash(survival, &mut random);
         }
         state.contents.retain(|id, _| names.values().any(|named| named == id));
         state.names.clone_from(&names);
         state.names_synced = names;
+        if lost {
+            self.evidence.reach("an unsynced write lost");
+        }
+        lost
     }
 
     fn change<T>(
@@ -123,7 +137,10 @@ impl SimDisk {
 }
 
 impl Content {
-    fn crash(&mut self, survival: Survival, random: &mut Random) {
+    /// Whether anything was lost.
+    fn crash(&mut self, survival: Survival, random: &mut Random) -> bool {
+        let unsynced = self.live != self.synced && survival != Survival::Everything;
+        let before = unsynced.then(|| self.live.clone());
         match survival {
             Survival::Everything => {}
             Survival::Synced => self.live.clone_from(&self.synced),
@@ -141,6 +158,7 @@ impl Content {
             }
         }
         self.synced.clone_from(&self.live);
+        before.is_some_and(|before| before != self.live)
     }
 }
 
@@ -156,9 +174,7 @@ impl Files for SimDisk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>> {
         let id = self.change("create", hash(name.as_bytes()), |state| {
-            if state.full {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
+            self.refuse_if_full(state)?;
             if state.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -207,15 +223,12 @@ impl FileHandle for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         self.disk.change("write", hash(bytes) ^ offset, |state| {
-            let full = state.full;
-            let live = &mut content(state, self.id)?.live;
             let end = start + bytes.len();
-            if end > live.len() {
-                if full {
-                    return Err(io::ErrorKind::StorageFull.into());
-                }
-                live.resize(end, 0);
+            if end > content(state, self.id)?.live.len() {
+                self.disk.refuse_if_full(state)?;
             }
+            let live = &mut content(state, self.id)?.live;
+            live.resize(live.len().max(end), 0);
             live[start..end].copy_from_slice(bytes);
             Ok(())
         })

@@ -2,9 +2,9 @@
 //! runtime of its own whose clock the simulation moves. Dropping the runtime is the end of the
 //! process; not moving it is a pause.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,17 +19,22 @@ use oarlock::raft::store::machine::{MachineHandle, StateMachine};
 use oarlock::raft::transport::inbound::{self, Handlers};
 use oarlock::raft::transport::peers::Local;
 use oarlock::raft::transport::{NetworkFactory, Peers};
-use oarlock::raft::types::Member;
+use oarlock::raft::types::{Member, Vote};
 use oarlock::service::observer::Silent;
+use oarlock::service::replicator::Call;
 use oarlock::service::replicator::{Replicator, Upcalls};
 use oarlock::service::{Options, Service};
+use oarlock_core::command::Command;
+use oarlock_core::ids::LeaseId;
+use openraft::storage::RaftLogReader;
 use tokio::runtime::{Builder, Handle, RngSeed, Runtime};
 
 use crate::disk::SimDisk;
+use crate::evidence::{Evidence, HEALING};
 use crate::net::Net;
 use crate::random::Random;
 use crate::trace::{Trace, lock};
-use crate::witness::Witness;
+use crate::witness::{Witness, sum_of};
 
 pub(crate) const CLUSTER_ID: u128 = 0x0a71;
 /// The longest silence before an election, and how long a leader trusts its quorum.
@@ -49,6 +54,9 @@ pub(crate) struct Common {
     pub(crate) net: Net,
     pub(crate) trace: Trace,
     pub(crate) witness: Arc<Mutex<Witness>>,
+    pub(crate) evidence: Evidence,
+    /// Claims that were forwarded: a client names its own anew when it repeats, a node does not.
+    pub(crate) forwarded: Arc<Mutex<BTreeSet<LeaseId>>>,
     pub(crate) snapshot_log_entries: u64,
     pub(crate) segment_bytes: u64,
 }
@@ -57,17 +65,18 @@ pub(crate) struct Common {
 pub(crate) struct Machine {
     pub(crate) log: SimDisk,
     pub(crate) snapshots: SimDisk,
-    /// Whether there is room for the reserve only.
-    pub(crate) disk_is_low: Arc<AtomicBool>,
+    /// The fault for which there is room for the reserve only.
+    pub(crate) low_of: Arc<AtomicUsize>,
 }
 
 impl Machine {
-    pub(crate) fn new(id: u64, trace: &Trace) -> Self {
-        Self {
-            log: SimDisk::new(id, trace.clone()),
-            snapshots: SimDisk::new(id + 100, trace.clone()),
-            disk_is_low: Arc::default(),
-        }
+    pub(crate) fn new(id: u64, common: &Common) -> Self {
+        let disk = |id| SimDisk::new(id, common.trace.clone(), common.evidence.clone());
+        Self { log: disk(id), snapshots: disk(id + 100), low_of: Arc::default() }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.low_of.load(Ordering::Relaxed) == HEALING
     }
 }
 
@@ -80,6 +89,8 @@ pub(crate) struct Process {
     pub(crate) machine: MachineHandle,
     pub(crate) writer: HandWriter,
     pub(crate) keeper: HandKeeper,
+    /// What its disk said that it had voted.
+    pub(crate) vote_at_start: Option<Vote>,
     /// Why it ended itself.
     pub(crate) fatal: Arc<Mutex<Option<String>>>,
 }
@@ -126,13 +137,14 @@ impl Process {
         });
         let options = LogOptions { segment_bytes: common.segment_bytes, cache_bytes: 16 * 1024 };
         let files = Arc::new(hardware.log.clone());
-        let (log, writer) = log_by_hand::open(files, options, Arc::clone(&end))?;
+        let (mut log, writer) = log_by_hand::open(files, options, Arc::clone(&end))?;
+        let vote_at_start = runtime.block_on(log.read_vote())?;
         let files = Arc::new(hardware.snapshots.clone());
         let (state, machine, keeper) = by_hand::open(files, CLUSTER_ID, log.bounds().1, end)?;
-        let plan = Plan { id, common, low: Arc::clone(&hardware.disk_is_low), ended: &fatal };
+        let plan = Plan { id, common, low: Arc::clone(&hardware.low_of), ended: &fatal };
         let parts = (log, state, machine.clone());
         let (service, replicator) = runtime.block_on(plan.assemble(parts, &mut random))?;
-        Ok(Self { runtime, service, replicator, machine, writer, keeper, fatal })
+        Ok(Self { runtime, service, replicator, machine, writer, keeper, vote_at_start, fatal })
     }
 
     /// Lets the node's clock go on by so many milliseconds, and everything happen that is due.
@@ -165,6 +177,24 @@ impl Process {
         self.replicator.lease_now().0
     }
 
+    /// Compares a snapshot that is newer than that one with what the log says at its index, and the
+    /// machine with it. Answers which is the newest.
+    pub(crate) fn compare_snapshot(&self, id: u64, seen: u64, common: &Common) -> u64 {
+        let Some(file) = self.machine.snapshots().current() else { return seen };
+        let index = file.meta().last_log_id.map_or(0, |id| id.index);
+        if index <= seen {
+            return seen;
+        }
+        let mut witness = lock(&common.witness);
+        match file.rows().and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(rows) => witness.compare(id, index, sum_of(rows), "snapshot"),
+            Err(error) => witness.complain(format!("snapshot: of node {id}: {error}")),
+        }
+        witness.look_at_all(id, self.applied_index(), &self.machine);
+        common.evidence.reach("a snapshot compared with the log");
+        index
+    }
+
     pub(crate) fn applied_index(&self) -> u64 {
         self.machine.with_position(|_, position| position.last_applied.map_or(0, |id| id.index))
     }
@@ -174,7 +204,7 @@ impl Process {
 struct Plan<'a> {
     id: u64,
     common: &'a Common,
-    low: Arc<AtomicBool>,
+    low: Arc<AtomicUsize>,
     ended: &'a Arc<Mutex<Option<String>>>,
 }
 
@@ -196,7 +226,12 @@ impl Plan<'_> {
         let (seed, every) = (random.next(), common.snapshot_log_entries);
         let raft = settings::build((id, seed), TIMING, every, network, (log, state)).await;
         let raft = raft.map_err(io::Error::other)?;
-        let low = self.low;
+        let (low, evidence) = (self.low, common.evidence.clone());
+        let disk_is_low = move || {
+            let fault = low.load(Ordering::Relaxed);
+            evidence.bite(fault);
+            fault != HEALING
+        };
         let replicator = RaftReplicator::new(Parts {
             raft: raft.clone(),
             machine: machine.clone(),
@@ -206,7 +241,7 @@ impl Plan<'_> {
             heartbeat_interval: Duration::from_millis(TIMING.heartbeat_interval_ms),
             election_timeout_min: Duration::from_millis(TIMING.election_timeout_min_ms),
             election_timeout_max: Duration::from_millis(ELECTION_MAX_MS),
-            disk_is_low: Box::new(move || low.load(Ordering::Relaxed)),
+            disk_is_low: Box::new(disk_is_low),
             wall_ms,
             observe_commit: Box::new(|_, _| {}),
         });
@@ -246,8 +281,24 @@ fn wire(
         upcalls.applied(events);
     }));
     let upcalls = Arc::clone(service);
-    let _first = handlers.call.set(Box::new(move |call| Upcalls::call(&*upcalls, call)));
+    let (evidence, forwarded) = (common.evidence.clone(), Arc::clone(&common.forwarded));
+    let answer = move |call: Call| {
+        if lease_of(&call).is_some_and(|lease| !lock(&forwarded).insert(lease)) {
+            evidence.reach("a forward that arrived twice");
+        }
+        Upcalls::call(&*upcalls, call)
+    };
+    let _first = handlers.call.set(Box::new(answer));
     let hears = Arc::clone(replicator);
     let _first = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
     let _first = handlers.raft.set((replicator.raft().clone(), machine.snapshots()));
+}
+
+/// The claim that a call makes.
+fn lease_of(call: &Call) -> Option<LeaseId> {
+    match call {
+        Call::Propose(Command::Acquire(acquire)) => Some(acquire.lease_id),
+        Call::Propose(Command::AcquireMany(many)) => many.claims.first().map(|it| it.lease_id),
+        Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => None,
+    }
 }

@@ -1,14 +1,16 @@
 //! One run: faults while clients work, then healing, then rest. Everything about it is drawn from
 //! the seed.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::clients::{Client, Outside, probe};
+use oarlock_core::planted;
+
+use crate::clients::{Client, Outside, Watcher, probe};
 use crate::cluster::Cluster;
+use crate::evidence::{Evidence, Tally};
 use crate::faults;
 use crate::net::Net;
 use crate::node::{Common, runtime};
@@ -19,6 +21,9 @@ use crate::witness::{Counts, Witness};
 /// After healing, the calls under way end, all locks are free, and all nodes agree within this.
 const REST_MS_MAX: u64 = 60_000;
 
+/// Who watches all that happens.
+const WATCHERS: u64 = 2;
+
 /// What a run did.
 pub(crate) struct Report {
     pub(crate) seed: u64,
@@ -26,13 +31,14 @@ pub(crate) struct Report {
     pub(crate) trace_hash: u64,
     pub(crate) trace_count: u64,
     pub(crate) lines: Vec<String>,
-    simulated_ms: u64,
-    faults: BTreeMap<&'static str, u64>,
-    counts: Counts,
-    snapshots: u64,
-    crashes: u64,
-    leaders: u64,
-    held_up: u64,
+    pub(crate) simulated_ms: u64,
+    pub(crate) tally: Tally,
+    pub(crate) counts: Counts,
+    pub(crate) snapshots: u64,
+    pub(crate) crashes: u64,
+    pub(crate) leaders: u64,
+    pub(crate) held_up: u64,
+    pub(crate) slowest_recovery_ms: u64,
 }
 
 impl fmt::Display for Report {
@@ -55,46 +61,17 @@ impl fmt::Display for Report {
             self.leaders,
             self.crashes,
             self.held_up,
-            self.faults
+            self.tally.kinds
         )
     }
 }
 
-/// What several runs did together.
-#[derive(Default)]
-pub(crate) struct Sum {
-    runs: u64,
-    simulated_ms: u64,
-    answers: u64,
-    grants: u64,
-    expiries: u64,
-    faults: u64,
-}
-
-impl Sum {
-    pub(crate) fn add(&mut self, report: &Report) {
-        self.runs += 1;
-        self.simulated_ms += report.simulated_ms;
-        self.answers += report.counts.answers;
-        self.grants += report.counts.grants;
-        self.expiries += report.counts.expiries;
-        self.faults += report.faults.values().sum::<u64>();
-    }
-}
-
-impl fmt::Display for Sum {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} seeds: {} simulated seconds, {} answers, {} grants, {} expiries, {} faults",
-            self.runs,
-            self.simulated_ms / 1_000,
-            self.answers,
-            self.grants,
-            self.expiries,
-            self.faults
-        )
-    }
+/// How to run a seed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Length {
+    /// Faults come and go for so long, and up to as much again.
+    pub(crate) busy_ms: u64,
+    pub(crate) keeps_lines: bool,
 }
 
 /// The clients, in a runtime of their own.
@@ -102,6 +79,7 @@ struct Crowd {
     runtime: tokio::runtime::Runtime,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     stop: Arc<AtomicBool>,
+    watchers: Vec<Watcher>,
 }
 
 impl Crowd {
@@ -118,10 +96,13 @@ impl Crowd {
             session: None,
         });
         let tasks = clients.map(|client| runtime.spawn(client.run())).collect();
-        Self { runtime, tasks, stop }
+        let watchers = (1..=WATCHERS).map(|id| Watcher::new(id, outside.clone(), random.fork()));
+        let watchers = watchers.collect();
+        Self { runtime, tasks, stop, watchers }
     }
 
-    fn tick(&self) {
+    fn tick(&mut self) {
+        self.watchers.iter_mut().for_each(Watcher::tick);
         self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
     }
 
@@ -131,33 +112,44 @@ impl Crowd {
 }
 
 /// Runs one seed to its end, or to the first complaint.
-pub(crate) fn run(seed: u64, keeps_lines: bool) -> Report {
+pub(crate) fn run(seed: u64, length: Length) -> Report {
+    planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
     let mut random = Random::new(seed);
     let now = Now::default();
-    let trace = Trace::new(now.clone(), keeps_lines);
-    let witness = Witness::new(now.clone(), trace.clone());
+    let trace = Trace::new(now.clone(), length.keeps_lines);
+    let evidence = Evidence::default();
+    let witness = Witness::new(now.clone(), trace.clone(), &evidence);
     let count = if random.per_mille(250) { 5 } else { 3 };
     let members: Vec<u64> = (1..=count).collect();
+    // Often so few that whoever was away needs a snapshot.
+    let snapshot_log_entries =
+        if random.per_mille(500) { random.within(10, 60) } else { random.within(60, 400) };
     let common = Common {
         members: members.clone(),
-        net: Net::new(now.clone(), trace.clone(), random.fork()),
+        net: Net::new(now.clone(), trace.clone(), random.fork(), evidence.clone()),
         trace: trace.clone(),
         witness: Arc::clone(&witness),
-        snapshot_log_entries: random.within(40, 400),
+        evidence: evidence.clone(),
+        forwarded: Arc::default(),
+        snapshot_log_entries,
         segment_bytes: random.within(4, 32) * 1024,
     };
     let mut cluster = Cluster::new(common, now.clone(), random.fork());
-    let busy_ms = random.within(15_000, 40_000);
-    let plan = faults::plan(&mut random.fork(), &members, busy_ms);
-    let doors = cluster.doors.clone();
-    let outside =
-        Outside { now: now.clone(), doors, witness: Arc::clone(&witness), nodes: members };
+    let busy_ms = random.within(length.busy_ms, 2 * length.busy_ms);
+    let plan = faults::plan(&mut random.fork(), &members, busy_ms, &evidence);
+    let outside = Outside {
+        now: now.clone(),
+        doors: cluster.doors.clone(),
+        witness: Arc::clone(&witness),
+        evidence: evidence.clone(),
+        nodes: members,
+    };
     let locks = random.within(2, 8);
     let mut crowd = Crowd::gather(&outside, locks, &mut random);
 
     while now.ms() < busy_ms && lock(&witness).complaint().is_none() {
-        for step in plan.steps.get(&now.ms()).into_iter().flatten() {
-            cluster.step(step);
+        for (fault, step) in plan.get(&now.ms()).into_iter().flatten() {
+            cluster.step(*fault, step);
         }
         cluster.tick();
         crowd.tick();
@@ -175,16 +167,18 @@ pub(crate) fn run(seed: u64, keeps_lines: bool) -> Report {
         trace_count: trace.count(),
         lines: trace.take_lines(),
         simulated_ms: now.ms(),
-        faults: plan.counts,
+        tally: evidence.tally(),
         counts,
         snapshots: cluster.snapshots(),
         crashes: cluster.crashes,
         leaders: cluster.leaders,
         held_up: cluster.common.net.held_up(),
+        slowest_recovery_ms: cluster.slowest_recovery_ms,
     }
 }
 
-/// Nothing goes wrong any more: all clients are answered, every lock can be taken, all nodes agree.
+/// Nothing goes wrong any more: all clients are answered, every lock can be taken, all nodes agree,
+/// and whoever watches has seen all.
 fn come_to_rest(
     cluster: &mut Cluster,
     crowd: &mut Crowd,
@@ -197,18 +191,24 @@ fn come_to_rest(
     while lock(&outside.witness).complaint().is_none() {
         cluster.tick();
         crowd.tick();
-        if crowd.is_done() && cluster.agrees() && !probed {
+        let rests = crowd.is_done() && cluster.agrees();
+        if rests && !probed {
             probed = true;
             for number in 0..locks {
                 let probe = probe(outside.clone(), number, random.fork());
                 crowd.tasks.push(crowd.runtime.spawn(probe));
             }
-        } else if crowd.is_done() && cluster.agrees() {
-            break;
+        } else if rests {
+            let newest = cluster.newest_revision();
+            if crowd.watchers.iter().all(|watcher| watcher.has_seen(newest)) {
+                break;
+            }
         }
         if outside.now.ms() > healed_at + REST_MS_MAX {
             let why = format!("progress: no rest within {REST_MS_MAX} ms of healing");
             lock(&outside.witness).complain(why);
+            let newest = cluster.newest_revision();
+            crowd.watchers.iter().for_each(|watcher| watcher.rest(newest));
         }
     }
     cluster.compare();

@@ -1,19 +1,23 @@
 //! Sees every applied entry of every node and every answer to a client, and shows them to the
-//! invariants. The first complaint is kept.
+//! invariants. What the whole state was after each entry is kept, so that every replay, snapshot and
+//! restart can be compared with it. The first complaint is kept.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use oarlock::raft::store::codec;
 use oarlock::raft::store::machine::MachineHandle;
-use oarlock_core::event::Event;
+use oarlock::raft::types::Vote;
+use oarlock_core::event::{Event, EventKind};
+use oarlock_core::image::{Row, RowKey};
 use oarlock_core::outcome::Outcome;
 
-use crate::invariants::{self, Answer, Entry, Invariant, Told};
+use crate::evidence::Evidence;
+use crate::invariants::{self, Answer, Entry, Invariant, Seen, Told};
 use crate::trace::{Now, Trace, hash};
 
-/// Every so many entries the whole state is hashed and checked, not only what an entry did.
-const WHOLE_EVERY: u64 = 16;
+/// Every so many entries the core is asked for its own invariants.
+const CHECKED_EVERY: u64 = 16;
 
 /// What was counted, for the report.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,23 +39,29 @@ pub(crate) struct Witness {
     invariants: Vec<Box<dyn Invariant>>,
     /// What each entry did, by its index.
     effects: BTreeMap<u64, u64>,
-    /// The whole state after some of them.
+    /// The whole state after each entry that carried commands.
     states: BTreeMap<u64, u64>,
     newest: u64,
     complaint: Option<String>,
+    /// Who waits after the newest entry.
+    pub(crate) waiters: u64,
+    /// When the next lease, wait or delay ends, if the lease clock goes on.
+    pub(crate) due_at_ms: Option<u64>,
     pub(crate) counts: Counts,
 }
 
 impl Witness {
-    pub(crate) fn new(now: Now, trace: Trace) -> Arc<Mutex<Self>> {
+    pub(crate) fn new(now: Now, trace: Trace, evidence: &Evidence) -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
             now,
             trace,
-            invariants: invariants::all(),
+            invariants: invariants::all(evidence),
             effects: BTreeMap::new(),
             states: BTreeMap::new(),
             newest: 0,
             complaint: None,
+            waiters: 0,
+            due_at_ms: None,
             counts: Counts::default(),
         }))
     }
@@ -93,11 +103,18 @@ impl Witness {
         if *self.effects.entry(index).or_insert(effect) != effect {
             self.complain(format!("replicas: entry {index} did something else on node {node}"));
         }
-        if index.is_multiple_of(WHOLE_EVERY) {
-            self.look_at_all(node, index, machine);
+        let sum = machine.with(|it| sum_of(it.rows()));
+        if index > self.newest {
+            self.states.insert(index, sum);
+        } else {
+            self.compare(node, index, sum, "state");
+        }
+        if index.is_multiple_of(CHECKED_EVERY) {
+            self.check_core(node, index, machine);
         }
         if index > self.newest {
             self.newest = index;
+            self.note_business(machine, events);
             self.counts.entries += 1;
             self.counts.events += events.len() as u64;
             let entry = Entry { index, at_ms: self.now.ms(), events };
@@ -107,18 +124,59 @@ impl Witness {
         }
     }
 
-    /// Compares the whole state, and asks the core for its own invariants.
-    pub(crate) fn look_at_all(&mut self, node: u64, index: u64, machine: &MachineHandle) {
-        let (state, checked) = machine.with(|machine| {
-            let rows = machine.rows().map(|row| hash(&codec::encode(&row)));
-            (rows.fold(0_u64, |sum, row| sum.rotate_left(5) ^ row), machine.check())
-        });
-        if let Err(why) = checked {
+    fn note_business(&mut self, machine: &MachineHandle, events: &[Event]) {
+        for event in events {
+            match &event.kind {
+                EventKind::Queued { .. } => self.waiters += 1,
+                EventKind::Granted { queued: true, .. } => {
+                    self.waiters = self.waiters.saturating_sub(1);
+                }
+                EventKind::Ended { ended, .. } if ended.token.is_none() => {
+                    self.waiters = self.waiters.saturating_sub(1);
+                }
+                _ => {}
+            }
+        }
+        let due_in_ms = machine.with(|it| it.next_due().map(|due| due.ms_since(it.now())));
+        self.due_at_ms = due_in_ms.map(|ms| self.now.ms() + ms);
+    }
+
+    /// Compares a state, whatever it was made from, with the one that the log makes.
+    pub(crate) fn compare(&mut self, node: u64, index: u64, sum: u64, what: &str) {
+        // Entries without commands change nothing.
+        let known = self.states.range(..=index).next_back().map(|(_, sum)| *sum);
+        if known.is_some_and(|known| known != sum) {
+            self.complain(format!("replicas: another {what} at entry {index} on node {node}"));
+        }
+    }
+
+    fn check_core(&mut self, node: u64, index: u64, machine: &MachineHandle) {
+        if let Err(why) = machine.with(oarlock_core::machine::Machine::check) {
             self.complain(format!("core: {why} at entry {index} on node {node}"));
         }
-        if *self.states.entry(index).or_insert(state) != state {
-            self.complain(format!("replicas: another state after entry {index} on node {node}"));
-        }
+    }
+
+    /// Compares the whole state of a node, and asks the core for its own invariants.
+    pub(crate) fn look_at_all(&mut self, node: u64, index: u64, machine: &MachineHandle) {
+        let sum = machine.with(|it| sum_of(it.rows()));
+        self.compare(node, index, sum, "state");
+        self.check_core(node, index, machine);
+    }
+
+    /// A node granted a vote.
+    pub(crate) fn granted(&mut self, node: u64, vote: Vote) {
+        self.trace.note("vote", &[node], hash(format!("{vote}").as_bytes()));
+        self.ask(|invariant| invariant.voted(node, vote));
+    }
+
+    /// A node started again, and its disk says that it voted so.
+    pub(crate) fn restarted(&mut self, node: u64, vote: Option<Vote>) {
+        self.ask(|invariant| invariant.restarted(node, vote));
+    }
+
+    /// A watcher was shown an event, or told that it missed what lies before a revision.
+    pub(crate) fn watched(&mut self, watcher: u64, seen: &Seen<'_>) {
+        self.ask(|invariant| invariant.watched(watcher, seen));
     }
 
     /// A client was answered.
@@ -149,4 +207,14 @@ impl Witness {
     pub(crate) fn rest(&mut self) {
         self.ask(|invariant| invariant.rest());
     }
+}
+
+/// A state as one number, in whatever order its rows come.
+pub(crate) fn sum_of(rows: impl IntoIterator<Item = (RowKey, Row)>) -> u64 {
+    let mut bytes = Vec::new();
+    rows.into_iter().fold(0, |sum, row| {
+        bytes.clear();
+        codec::encode_into(&row, &mut bytes);
+        sum.wrapping_add(hash(&bytes))
+    })
 }

@@ -13,12 +13,13 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::evidence::Evidence;
 use crate::invariants::{Answer, Told};
 use crate::random::Random;
 use crate::trace::{Now, lock};
 use crate::witness::Witness;
 
-type Open = (Handle, Arc<Service<RaftReplicator>>);
+pub(crate) type Open = (Handle, Arc<Service<RaftReplicator>>);
 
 /// The connections of clients to one node, in the order in which they were made, in which they also
 /// break when its process ends.
@@ -41,6 +42,15 @@ impl Doors {
     pub(crate) fn close(&self, node: u64) {
         let closed = lock(&self.0).remove(&node);
         drop(closed);
+    }
+
+    /// A node's service, as long as its process lives.
+    pub(crate) fn service(&self, node: u64) -> Option<Open> {
+        lock(&self.0).get(&node).map(|door| door.open.clone())
+    }
+
+    pub(crate) fn is_open(&self, node: u64, service: &Arc<Service<RaftReplicator>>) -> bool {
+        lock(&self.0).get(&node).is_some_and(|door| Arc::ptr_eq(&door.open.1, service))
     }
 
     /// A connection, and what tells that it broke.
@@ -70,6 +80,7 @@ pub(crate) struct Outside {
     pub(crate) now: Now,
     pub(crate) doors: Doors,
     pub(crate) witness: Arc<Mutex<Witness>>,
+    pub(crate) evidence: Evidence,
     pub(crate) nodes: Vec<u64>,
 }
 

@@ -1,27 +1,28 @@
 //! What one client does, again and again until it is told to stop: take a lock or several, alone or
-//! in a session, waiting or not; repeat what was in doubt; renew, look, check the fence; release, or
-//! walk away and let it expire.
+//! in a session, waiting or not, over one node or over two at once; repeat what was in doubt; and
+//! what follows from that.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use oarlock::service::replicator::{Call, Query, Reply, ReplyBody};
-use oarlock_core::command::{Acquire, AcquireMany, Claim, Command, LeaseTerm, Mode, OpenSession};
+use oarlock::service::replicator::{Call, Reply};
+use oarlock_core::command::{Acquire, AcquireMany, Claim, Command, LeaseTerm, Mode};
 use oarlock_core::ids::{LeaseId, LockName, Metadata, Owner, Permits, RequestId, SessionId};
-use oarlock_core::outcome::{Grant, Outcome, Rejection};
 use oarlock_core::time::{Grace, LockDelay, Ttl, Wait};
 use tokio::time::sleep;
 
 use super::Outside;
-use crate::invariants::Told;
+use super::conclude::conclude_claim;
+use crate::invariants::{DELAY_KEY, LABEL_KEY, Told};
 use crate::random::Random;
 
 /// All who take permits of a lock name this limit.
 const PERMITS_LIMIT: u64 = 3;
 
 /// Longer than any call may take.
-const PATIENT: Duration = Duration::from_mins(2);
+pub(super) const PATIENT: Duration = Duration::from_mins(2);
 
 /// See the module.
 pub(crate) struct Client {
@@ -36,15 +37,16 @@ pub(crate) struct Client {
 
 /// One request, which may be sent several times.
 #[expect(clippy::struct_field_names, reason = "the product calls it so")]
-struct Request {
-    label: String,
-    names: Vec<LockName>,
-    modes: Vec<Mode>,
-    term: LeaseTerm,
-    wait_ms: u64,
-    request_id: Option<RequestId>,
-    first_asked_at: u64,
-    repeats: bool,
+pub(super) struct Request {
+    pub(super) label: String,
+    pub(super) names: Vec<LockName>,
+    pub(super) modes: Vec<Mode>,
+    pub(super) term: LeaseTerm,
+    pub(super) wait_ms: u64,
+    pub(super) delay_ms: u64,
+    pub(super) request_id: Option<RequestId>,
+    pub(super) first_asked_at: u64,
+    pub(super) repeats: bool,
 }
 
 pub(crate) fn name_of(number: u64) -> LockName {
@@ -58,7 +60,8 @@ impl Client {
             match self.random.within(0, 100) {
                 0..70 => self.take(false).await,
                 70..82 => self.take(true).await,
-                82..92 => self.look().await,
+                82..89 => self.look().await,
+                89..92 => self.operate().await,
                 _ => self.change_session().await,
             }
         }
@@ -69,7 +72,7 @@ impl Client {
     }
 
     /// Asks once, and reports what was told.
-    async fn ask(
+    pub(super) async fn ask(
         &mut self,
         call: Call,
         patience: Duration,
@@ -116,24 +119,32 @@ impl Client {
         let waits = self.random.per_mille(650);
         let wait_ms = if waits { self.random.within(100, 6_000) } else { 0 };
         let id = RequestId(self.random.next_u128());
+        // A grant that several leases of a session share has one delay.
+        let delay_ms = match term {
+            LeaseTerm::Session(_) => 250,
+            _ if self.random.per_mille(500) => self.random.within(50, 1_200),
+            _ => 0,
+        };
         Request {
             label: format!("c{}-{}", self.id, self.claims),
             names,
             modes,
             term,
             wait_ms,
+            delay_ms,
             request_id: self.random.per_mille(700).then_some(id),
             first_asked_at: self.outside.now.ms(),
             repeats: false,
         }
     }
 
-    fn command(&mut self, request: &Request) -> Command {
+    pub(super) fn command(&mut self, request: &Request) -> Command {
         let owner = Owner::new(&request.label).expect("an owner");
         let wait = Wait::new(request.wait_ms).expect("a wait");
         let grace = Grace::new(2_000).expect("a grace");
         let (term, request_id) = (request.term, request.request_id);
-        let lock_delay = LockDelay::new(0).expect("a delay");
+        let lock_delay = LockDelay::new(request.delay_ms).expect("a delay");
+        let metadata = metadata(&request.label, request.delay_ms);
         if let ([name], [mode]) = (request.names.as_slice(), request.modes.as_slice()) {
             return Command::Acquire(Acquire {
                 lease_id: LeaseId(self.random.next_u128()),
@@ -144,7 +155,7 @@ impl Client {
                 wait,
                 grace,
                 request_id,
-                metadata: Metadata::default(),
+                metadata,
                 lock_delay,
             });
         }
@@ -155,8 +166,34 @@ impl Client {
             lock_delay,
         });
         let claims = claims.collect();
-        let metadata = Metadata::default();
         Command::AcquireMany(AcquireMany { claims, owner, term, wait, grace, request_id, metadata })
+    }
+
+    /// Asks two nodes at once; one of the connections may end early.
+    async fn ask_twice(&mut self, request: &Request, patience: Duration) -> Told {
+        let calls = [self.command(request), self.command(request)].map(Call::Propose);
+        let nodes = [self.node(), self.node()];
+        let asked_at = self.outside.now.ms();
+        let (outside, mut one, mut other) =
+            (self.outside.clone(), self.random.fork(), self.random.fork());
+        let [first, second] = calls;
+        let (first, second) = tokio::join!(
+            biased;
+            outside.call(nodes[0], first, patience, &mut one),
+            outside.call(nodes[1], second, PATIENT, &mut other),
+        );
+        let conclude = |answer: Result<Reply, Told>| {
+            let told = answer.map_or_else(|told| told, |reply| conclude_claim(request, &reply));
+            outside.tell(self.id, asked_at, told.clone());
+            told
+        };
+        let told = [conclude(first), conclude(second)];
+        outside.evidence.reach("a request over two nodes at once");
+        let is_granted = |told: &Told| matches!(told, Told::Granted { .. });
+        let is_unknown = |told: &Told| matches!(told, Told::Unknown(_));
+        let [first, second] = told;
+        let takes_first = is_granted(&first) || (is_unknown(&first) && !is_granted(&second));
+        if takes_first { first } else { second }
     }
 
     /// Takes what the request asks for, repeating it while it is in doubt.
@@ -167,132 +204,27 @@ impl Client {
             let hangs_up = self.random.per_mille(100);
             let patience = if hangs_up { self.random.within(1, 1_500) } else { 120_000 };
             let patience = Duration::from_millis(patience);
-            let told = self.ask(call, patience, |reply| conclude_claim(&request, reply)).await;
+            let twice = request.request_id.is_some() && self.random.per_mille(120);
+            let told = if twice {
+                self.ask_twice(&request, patience).await
+            } else {
+                self.ask(call, patience, |reply| conclude_claim(&request, reply)).await
+            };
             match told {
                 Told::Granted { grants, .. } => return self.hold(&request, grants).await,
                 Told::Unknown(_) if request.request_id.is_some() && self.random.per_mille(800) => {
                     request.repeats = true;
+                    self.outside.evidence.reach("a request repeated by its client");
                     sleep(Duration::from_millis(self.random.within(1, 800))).await;
                 }
                 _ => return,
             }
         }
     }
-
-    /// Holds for a while, and then gives back, or walks away.
-    async fn hold(&mut self, request: &Request, grants: Vec<Grant>) {
-        for _ in 0..self.random.within(0, 4) {
-            sleep(Duration::from_millis(self.random.within(1, 500))).await;
-            let grant = self.random.pick(&grants).clone();
-            match self.random.within(0, 10) {
-                0..4 => self.renew(request, &grant).await,
-                4..6 => self.check_fence(&grant).await,
-                6..8 if request.request_id.is_some() => {
-                    // A repeat of what is held is answered with the same grant.
-                    let call = Call::Propose(self.command(request));
-                    let again = Request { label: request.label.clone(), ..request.repeated() };
-                    self.ask(call, PATIENT, |reply| conclude_claim(&again, reply)).await;
-                }
-                _ => self.look().await,
-            }
-        }
-        if self.random.per_mille(200) {
-            return;
-        }
-        for grant in grants {
-            let lease_id = grant.lease_id;
-            self.outside.tell(self.id, self.outside.now.ms(), Told::GivesUp { lease_id });
-            let call = Call::Propose(Command::Release { lease_id });
-            self.ask(call, PATIENT, |reply| conclude_release(lease_id, reply)).await;
-        }
-    }
-
-    async fn renew(&mut self, request: &Request, grant: &Grant) {
-        let lease_id = grant.lease_id;
-        let (LeaseTerm::Ttl(_), Some(ttl_ms)) = (request.term, grant.ttl_ms) else {
-            return self.renew_session().await;
-        };
-        let call = Call::Propose(Command::Renew { lease_id });
-        let conclude = |reply: &Reply| match outcome(reply) {
-            Some(Outcome::Renewed(_)) => Told::Renewed { lease_id, ttl_ms },
-            other => conclude_refusal(lease_id, other),
-        };
-        self.ask(call, PATIENT, conclude).await;
-    }
-
-    async fn check_fence(&mut self, grant: &Grant) {
-        let (name, token) = (grant.name.clone(), grant.token);
-        let call = Call::Read(Query::Fence { name: name.clone(), token });
-        let conclude = move |reply: &Reply| match &reply.body {
-            ReplyBody::Fence(holder) => Told::Fence { name, token, held: holder.is_some() },
-            other => Told::Refused(format!("{other:?}")),
-        };
-        self.ask(call, PATIENT, conclude).await;
-    }
-
-    async fn look(&mut self) {
-        let name = name_of(self.random.within(0, self.locks));
-        let call = Call::Read(Query::Lock { name, waiters_max: 10 });
-        let conclude = |reply: &Reply| match &reply.body {
-            ReplyBody::Lock(view) => Told::Look(Box::new(view.clone())),
-            other => Told::Refused(format!("{other:?}")),
-        };
-        self.ask(call, PATIENT, conclude).await;
-    }
-
-    async fn renew_session(&mut self) {
-        let Some((session_id, ttl_ms)) = self.session else { return };
-        let call = Call::Propose(Command::RenewSession { session_id });
-        let conclude = |reply: &Reply| match outcome(reply) {
-            Some(Outcome::SessionRenewed(_)) => Told::Session { session_id, ttl_ms },
-            other => Told::Refused(format!("{other:?}")),
-        };
-        self.ask(call, PATIENT, conclude).await;
-    }
-
-    /// Opens a session, or renews, closes or forgets the one it has.
-    async fn change_session(&mut self) {
-        let Some((session_id, _)) = self.session else { return self.open_session().await };
-        match self.random.within(0, 10) {
-            0..6 => self.renew_session().await,
-            6..8 => {
-                self.session = None;
-                let call = Call::Propose(Command::CloseSession { session_id });
-                let conclude = |reply: &Reply| match outcome(reply) {
-                    Some(Outcome::SessionClosed { .. }) => Told::SessionClosed,
-                    other => Told::Refused(format!("{other:?}")),
-                };
-                self.ask(call, PATIENT, conclude).await;
-            }
-            _ => self.session = None,
-        }
-    }
-
-    async fn open_session(&mut self) {
-        self.claims += 1;
-        let (session_id, ttl_ms) =
-            (SessionId(self.random.next_u128()), self.random.within(1_500, 5_000));
-        let label = format!("s{}-{}", self.id, self.claims);
-        let command = Command::OpenSession(OpenSession {
-            session_id,
-            owner: Owner::new(&label).expect("an owner"),
-            ttl: Ttl::new(ttl_ms).expect("a TTL"),
-            request_id: Some(RequestId(self.random.next_u128())),
-            metadata: Metadata::default(),
-        });
-        let conclude = |reply: &Reply| match outcome(reply) {
-            Some(Outcome::SessionOpened(_)) => Told::Session { session_id, ttl_ms },
-            other => Told::Refused(format!("{other:?}")),
-        };
-        let told = self.ask(Call::Propose(command), PATIENT, conclude).await;
-        if matches!(told, Told::Session { .. }) {
-            self.session = Some((session_id, ttl_ms));
-        }
-    }
 }
 
 impl Request {
-    fn repeated(&self) -> Self {
+    pub(super) fn repeated(&self) -> Self {
         Self {
             label: self.label.clone(),
             names: self.names.clone(),
@@ -303,70 +235,9 @@ impl Request {
     }
 }
 
-fn outcome(reply: &Reply) -> Option<&Outcome> {
-    match &reply.body {
-        ReplyBody::Outcome(outcome) => Some(outcome),
-        _ => None,
-    }
-}
-
-fn conclude_claim(request: &Request, reply: &Reply) -> Told {
-    let grants = match outcome(reply) {
-        Some(Outcome::Granted(grant)) => vec![grant.as_ref().clone()],
-        Some(Outcome::GrantedMany(grants)) => grants.clone(),
-        other => return Told::Refused(format!("{other:?}")),
-    };
-    let (label, first_asked_at) = (request.label.clone(), request.first_asked_at);
-    Told::Granted { label, first_asked_at, repeats: request.repeats, grants }
-}
-
-fn conclude_release(lease_id: LeaseId, reply: &Reply) -> Told {
-    match outcome(reply) {
-        Some(Outcome::Released(_)) => Told::Released { lease_id },
-        other => conclude_refusal(lease_id, other),
-    }
-}
-
-fn conclude_refusal(lease_id: LeaseId, outcome: Option<&Outcome>) -> Told {
-    match outcome {
-        Some(Outcome::Rejected(Rejection::LeaseGone(_))) => Told::Gone { lease_id },
-        other => Told::Refused(format!("{other:?}")),
-    }
-}
-
-/// Takes a lock and gives it back, patiently: nothing is in the way for ever.
-pub(crate) async fn probe(outside: Outside, number: u64, mut random: Random) {
-    let label = format!("probe-{number}");
-    let command = Command::Acquire(Acquire {
-        lease_id: LeaseId(random.next_u128()),
-        name: name_of(number),
-        owner: Owner::new(&label).expect("an owner"),
-        mode: Mode::Exclusive,
-        term: LeaseTerm::Ttl(Ttl::new(5_000).expect("a TTL")),
-        wait: Wait::new(10_000).expect("a wait"),
-        grace: Grace::new(2_000).expect("a grace"),
-        request_id: Some(RequestId(random.next_u128())),
-        metadata: Metadata::default(),
-        lock_delay: LockDelay::new(0).expect("a delay"),
-    });
-    let node = *random.pick(&outside.nodes);
-    let asked_at = outside.now.ms();
-    let answer = outside.call(node, Call::Propose(command), PATIENT, &mut random).await;
-    let grant = match answer.as_ref().map(outcome) {
-        Ok(Some(Outcome::Granted(grant))) => grant.clone(),
-        other => {
-            let why = format!("progress: {} could not be taken: {other:?}", name_of(number));
-            return crate::trace::lock(&outside.witness).complain(why);
-        }
-    };
-    let (lease_id, grants) = (grant.lease_id, vec![*grant]);
-    let told = Told::Granted { label, first_asked_at: asked_at, repeats: false, grants };
-    outside.tell(number, asked_at, told);
-    outside.tell(number, outside.now.ms(), Told::GivesUp { lease_id });
-    let call = Call::Propose(Command::Release { lease_id });
-    let released = outside.call(node, call, PATIENT, &mut random).await;
-    if !matches!(released.as_ref().map(outcome), Ok(Some(Outcome::Released(_)))) {
-        let why = format!("progress: {} was not released: {released:?}", name_of(number));
-        crate::trace::lock(&outside.witness).complain(why);
-    }
+/// A label and a delay, where the invariants find them.
+pub(super) fn metadata(label: &str, delay_ms: u64) -> Metadata {
+    let entries = [(LABEL_KEY, label.to_owned()), (DELAY_KEY, delay_ms.to_string())];
+    let entries = entries.into_iter().map(|(key, text)| (key.to_owned(), text));
+    Metadata::try_from(entries.collect::<BTreeMap<_, _>>()).expect("metadata")
 }

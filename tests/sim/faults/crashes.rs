@@ -7,14 +7,19 @@ use crate::random::Random;
 
 fn crash(random: &mut Random, nodes: &[u64], at: u64, power: bool) -> Vec<Timed> {
     let mut steps = Vec::new();
+    // Now and then when a snapshot is made or on its way, which is seldom by chance.
+    let waits = random.per_mille(250);
     for node in nodes {
         let survival = match random.within(0, 3) {
             _ if !power => Survival::Everything,
             0 => Survival::Synced,
             _ => Survival::Torn(random.next()),
         };
-        steps.push((at, Step::Crash { node: *node, survival }));
-        steps.push((at + random.within(50, 6_000), Step::Start { node: *node }));
+        // Now and then so long that the others forget what it would need.
+        let away_ms_max = if random.per_mille(150) { 15_000 } else { 6_000 };
+        let away_ms = random.within(50, away_ms_max);
+        let crash = Step::Crash { node: *node, survival, away_ms };
+        steps.push((at, if waits { Step::WhenSnapshot(Box::new(crash)) } else { crash }));
     }
     steps
 }

@@ -1,20 +1,24 @@
 //! What goes wrong, one file for each kind. A seed switches off a random half of the kinds, so that
-//! now and then only two meet, for long. Every fault begins and ends at moments drawn in advance; the
-//! report of a run counts the faults of each kind, the crashes and the pieces held up.
+//! now and then only two meet, for long. Every fault begins and ends at moments drawn in advance; a
+//! fault counts as bitten when there is evidence of it.
 
 mod clocks;
 mod crashes;
 mod disks;
 mod full_disks;
+mod leaders;
 mod links;
 mod partitions;
 mod pauses;
+mod replays;
 mod transfers;
+mod votes;
 mod weather;
 
 use std::collections::BTreeMap;
 
 use crate::disk::Survival;
+use crate::evidence::{Evidence, FaultId};
 use crate::net::Weather;
 use crate::random::Random;
 
@@ -29,9 +33,25 @@ pub(crate) enum Step {
     Crash {
         node: u64,
         survival: Survival,
+        away_ms: u64,
     },
+    /// Not before a snapshot is made or on its way.
+    WhenSnapshot(Box<Step>),
     Start {
         node: u64,
+    },
+    /// The process of whoever leads ends, for so long.
+    CrashLeader {
+        survival: Survival,
+        away_ms: u64,
+    },
+    /// The next node that grants a vote loses its power at once, for so long.
+    Ambush {
+        away_ms: u64,
+    },
+    /// What was said to this node over an old connection is said again.
+    SayAgain {
+        to: u64,
     },
     Pause {
         node: u64,
@@ -84,26 +104,31 @@ const KINDS: &[(&str, Kind)] = &[
     ("full disk", full_disks::plan),
     ("clock", clocks::plan),
     ("transfer", transfers::plan),
+    ("leader", leaders::plan),
+    ("vote", votes::plan),
+    ("replay", replays::plan),
 ];
 
-/// All that will go wrong in a run.
-pub(crate) struct Plan {
-    pub(crate) steps: BTreeMap<u64, Vec<Step>>,
-    pub(crate) counts: BTreeMap<&'static str, u64>,
+/// The names of all kinds.
+pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(name, _)| *name)
 }
 
+/// All that will go wrong in a run, each step with its fault.
+pub(crate) type Plan = BTreeMap<u64, Vec<(FaultId, Step)>>;
+
 /// Draws the faults of a run that lasts so long.
-pub(crate) fn plan(random: &mut Random, nodes: &[u64], upto_ms: u64) -> Plan {
+pub(crate) fn plan(random: &mut Random, nodes: &[u64], upto_ms: u64, evidence: &Evidence) -> Plan {
     let all: Vec<usize> = (0..KINDS.len()).collect();
     let switched_on = random.some_of(&all);
-    let mut plan = Plan { steps: BTreeMap::new(), counts: BTreeMap::new() };
+    let mut plan = Plan::new();
     // Long enough for a first leader.
     let mut at = random.within(1_500, 4_000);
     while at + 1_000 < upto_ms {
         let (name, kind) = KINDS[*random.pick(&switched_on)];
-        *plan.counts.entry(name).or_default() += 1;
+        let fault = evidence.plan(name);
         for (at, step) in kind(random, nodes, at) {
-            plan.steps.entry(at).or_default().push(step);
+            plan.entry(at).or_default().push((fault, step));
         }
         at += random.within(100, 4_000);
     }

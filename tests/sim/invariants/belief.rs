@@ -1,12 +1,14 @@
 //! What a client may trust: until it sent the request, plus the wait, plus the TTL, less one percent
-//! and 50 ms, on its own clock. No two clients that trust only this hold a lock against each other.
+//! and 50 ms, on its own clock. No two clients that trust only this hold a lock against each other,
+//! also when a lock is forced, unless somebody forces it without waiting for what remains.
 
 use std::collections::BTreeMap;
 
 use oarlock_core::command::Mode;
+use oarlock_core::event::EventKind;
 use oarlock_core::ids::{LeaseId, LockName};
 
-use super::{Answer, Invariant, Told, compatible};
+use super::{Answer, Entry, FORCED_GENTLY, Invariant, Told, compatible};
 
 /// What a client takes off for clocks and delays.
 const MARGIN_MS: u64 = 50;
@@ -23,6 +25,8 @@ struct Trust {
 #[derive(Default)]
 pub(super) struct Belief {
     trusted: BTreeMap<LeaseId, Trust>,
+    /// Taken away at that moment, by somebody who did not wait for the lease to end.
+    taken: BTreeMap<LeaseId, u64>,
 }
 
 pub(crate) fn trusted_ms(ttl_ms: u64) -> u64 {
@@ -54,13 +58,29 @@ impl Invariant for Belief {
         "belief"
     }
 
+    fn applied(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        for event in entry.events {
+            let EventKind::Ended { ended, reason: Some(reason), .. } = &event.kind else {
+                continue;
+            };
+            if reason.as_str() != FORCED_GENTLY {
+                self.taken.insert(ended.lease_id, entry.at_ms);
+                if let Some(trust) = self.trusted.get_mut(&ended.lease_id) {
+                    trust.until = trust.until.min(entry.at_ms);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn answered(&mut self, answer: &Answer) -> Result<(), String> {
         match &answer.what {
             Told::Granted { label, first_asked_at, repeats, grants } => {
                 for grant in grants.iter().filter(|grant| grant.session_id.is_none()) {
                     let Some(ttl_ms) = grant.ttl_ms else { continue };
                     let until = first_asked_at + grant.waited_ms + trusted_ms(ttl_ms);
-                    if *repeats || answer.answered_at >= until {
+                    let taken = self.taken.contains_key(&grant.lease_id);
+                    if *repeats || taken || answer.answered_at >= until {
                         continue;
                     }
                     let trust = Trust {

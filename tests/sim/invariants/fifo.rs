@@ -1,9 +1,11 @@
-//! P8: waiters are served first come first served, and nobody overtakes a queue.
+//! P8: waiters are served first come first served, and nobody overtakes a queue, except whom a holder
+//! gives its lock to.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock_core::event::EventKind;
 use oarlock_core::ids::{LockName, Token};
+use oarlock_core::outcome::EndReason;
 
 use super::{Entry, Invariant};
 
@@ -20,7 +22,9 @@ impl Invariant for Fifo {
     }
 
     fn applied(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        let mut given: Option<&LockName> = None;
         for event in entry.events {
+            let given_to = given.take();
             match &event.kind {
                 EventKind::Queued { name, owner, .. } => {
                     let queue = self.queues.entry(name.clone()).or_default();
@@ -35,11 +39,14 @@ impl Invariant for Fifo {
                     }
                     if *queued {
                         queue.pop_front();
-                    } else if !queue.is_empty() && !again {
+                    } else if !queue.is_empty() && !again && given_to != Some(&grant.name) {
                         return Err(format!("{owner} overtook {queue:?}"));
                     }
                 }
                 EventKind::Ended { ended, owner, .. } => {
+                    if ended.how == EndReason::HandedOver {
+                        given = Some(&ended.name);
+                    }
                     if ended.token.is_none() {
                         let queue = self.queues.entry(ended.name.clone()).or_default();
                         if let Some(place) = queue.iter().position(|it| it == owner.as_str()) {

@@ -2,21 +2,32 @@
 //! events that the nodes applied, in the order of the log, and from what clients were told.
 
 mod belief;
+mod delay;
 mod durable;
 mod exclusion;
 mod expiry;
 mod fifo;
+mod forced;
+mod handover;
+mod metadata;
 mod once;
 mod reads;
+mod sessions;
 mod tokens;
+mod values;
+mod votes;
+mod watch;
 
 use std::collections::BTreeMap;
 
+use oarlock::raft::types::Vote;
 use oarlock_core::command::Mode;
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LeaseId, LockName, SessionId, Token};
-use oarlock_core::outcome::{EndReason, Ended, Grant};
+use oarlock_core::outcome::{EndReason, Ended, Grant, ValueInfo};
 use oarlock_core::query::LockView;
+
+use crate::evidence::Evidence;
 
 /// An applied entry, shown once, when the first node applied it.
 pub(crate) struct Entry<'a> {
@@ -75,7 +86,22 @@ pub(crate) enum Told {
         session_id: SessionId,
         ttl_ms: u64,
     },
-    SessionClosed,
+    SessionClosed {
+        session_id: SessionId,
+    },
+    /// The client begins to write this text.
+    Writes {
+        name: LockName,
+        text: String,
+    },
+    Written {
+        name: LockName,
+        value: Box<ValueInfo>,
+    },
+    /// An operator took these grants away.
+    Forced {
+        ended: Vec<Ended>,
+    },
     /// Told by the client itself when it asks to end a lease: from now on it trusts no more.
     GivesUp {
         lease_id: LeaseId,
@@ -97,6 +123,29 @@ pub(crate) enum Told {
     Unknown(String),
 }
 
+/// What a watcher was shown.
+pub(crate) enum Seen<'a> {
+    Event(&'a Event),
+    /// What lies before this revision was missed, and the watcher was told.
+    Gap(u64),
+    /// Nothing more is to come: the newest revision of the node that it watches.
+    End(u64),
+}
+
+/// The reason of a force release that closes the lock for what remained of the lease, and of one
+/// that closes it for so many milliseconds.
+pub(crate) const FORCED_GENTLY: &str = "for what remains";
+pub(crate) const FORCED_FOR_MS: &str = "for ms ";
+
+/// Under these keys clients put their label and the lock-delay into the metadata of a request.
+pub(crate) const LABEL_KEY: &str = "label";
+pub(crate) const DELAY_KEY: &str = "delay_ms";
+
+/// What a grant's metadata says under a key.
+pub(crate) fn noted<'a>(grant: &'a Grant, key: &str) -> Option<&'a str> {
+    grant.metadata.entries().find(|(its, _)| *its == key).map(|(_, text)| text)
+}
+
 /// One rule. It remembers what it needs.
 pub(crate) trait Invariant: Send {
     fn name(&self) -> &'static str;
@@ -109,6 +158,18 @@ pub(crate) trait Invariant: Send {
         Ok(())
     }
 
+    fn voted(&mut self, _node: u64, _vote: Vote) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn restarted(&mut self, _node: u64, _vote: Option<Vote>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn watched(&mut self, _watcher: u64, _seen: &Seen<'_>) -> Result<(), String> {
+        Ok(())
+    }
+
     fn outage(&mut self, _from_ms: u64, _upto_ms: u64) {}
 
     fn rest(&mut self) -> Result<(), String> {
@@ -116,7 +177,7 @@ pub(crate) trait Invariant: Send {
     }
 }
 
-pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
+pub(crate) fn all(evidence: &Evidence) -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(exclusion::Exclusion::default()),
         Box::new(tokens::Tokens::default()),
@@ -126,6 +187,14 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(durable::Durable::default()),
         Box::new(belief::Belief::default()),
         Box::new(reads::Reads::default()),
+        Box::new(metadata::Metadata),
+        Box::new(votes::Votes::default()),
+        Box::new(delay::Delay::new(evidence.clone())),
+        Box::new(forced::Forced::new(evidence.clone())),
+        Box::new(handover::HandOver::new(evidence.clone())),
+        Box::new(sessions::Sessions::new(evidence.clone())),
+        Box::new(values::Values::new(evidence.clone())),
+        Box::new(watch::Watch::new(evidence.clone())),
     ]
 }
 

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use oarlock_core::ids::{LeaseId, LockName, Token};
+use oarlock_core::outcome::EndReason;
 
 use super::belief::trusted_ms;
-use super::{Answer, Invariant, Told};
+use super::{Answer, Entry, Invariant, Told};
 
 #[derive(Default)]
 struct Known {
@@ -44,6 +45,14 @@ impl Reads {
 impl Invariant for Reads {
     fn name(&self) -> &'static str {
         "reads"
+    }
+
+    fn applied(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        for ended in entry.ends().filter(|ended| ended.how == EndReason::Forced) {
+            let known = self.known.entry(ended.lease_id).or_default();
+            known.given_up_at.get_or_insert(entry.at_ms);
+        }
+        Ok(())
     }
 
     fn answered(&mut self, answer: &Answer) -> Result<(), String> {
