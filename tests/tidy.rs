@@ -49,6 +49,7 @@ struct Ban {
 // `solo` stands in for `raft` where there is none, its clock included.
 const CLOCKS: &[&str] = &[
     "src/raft/clock.rs",
+    "src/raft/faults/",
     "src/service/solo.rs",
     "src/raft/store/",
     "src/client/",
@@ -59,8 +60,14 @@ const CLOCKS: &[&str] = &[
 ];
 const CHANCE: &[&str] =
     &["src/raft/birth.rs", "src/node.rs", "src/runtime", "src/client/", "src/cli/", "src/bench/"];
-const FILES: &[&str] =
-    &["src/raft/store/", "src/config/", "src/cli/", "src/bench/", "src/observe/"];
+const FILES: &[&str] = &[
+    "src/raft/store/",
+    "src/raft/faults/",
+    "src/config/",
+    "src/cli/",
+    "src/bench/",
+    "src/observe/",
+];
 const PRINTERS: &[&str] = &["src/main.rs", "src/cli/", "src/bench/"];
 const SRC: &[&str] = &["src/"];
 const CORE: &[&str] = &["src/lock/"];
@@ -86,6 +93,7 @@ const BANS: &[Ban] = &[
     Ban { word: "openraft", banned_in: SRC, except: &["src/raft/"], instead: "go through the port in `service/replicator.rs`" },
     Ban { word: "sled", banned_in: SRC, except: &["src/raft/"], instead: "go through the port in `service/replicator.rs`" },
     Ban { word: "bincode", banned_in: SRC, except: &["src/raft/store/codec.rs"], instead: "use `raft/store/codec.rs`" },
+    Ban { word: "oarlock_jepsen", banned_in: SRC, except: &["src/cli/"], instead: "the proof looks at the product from outside; only `oarlock prove` carries it" },
     Ban { word: "HashMap", banned_in: CORE, except: &[], instead: "use `BTreeMap`: hash order differs between nodes" },
     Ban { word: "HashSet", banned_in: CORE, except: &[], instead: "use `BTreeSet`: hash order differs between nodes" },
     Ban { word: "f64", banned_in: CORE, except: &[], instead: "use integers" },

@@ -2,9 +2,12 @@
 //!
 //! The targets are functions of bytes that panic when something is wrong; this harness changes the
 //! corpus at random without looking at coverage, which needs nothing but the toolchain.
-//! `OARLOCK_FUZZ_RUNS` says how many inputs each target gets, `OARLOCK_FUZZ_SEED` which. A failure
+//! `OARLOCK_FUZZ_RUNS` says how many inputs each target gets, or `OARLOCK_FUZZ_SECONDS` for how long,
+//! and `OARLOCK_FUZZ_SEED` which. A failure
 //! writes its input to a file and prints the command that runs just that one. Each target takes bytes
 //! and nothing else, so that a fuzzer that is guided by coverage can drive it as well.
+
+#![expect(clippy::print_stderr, reason = "a run says how much it tried")]
 
 mod files;
 #[path = "fuzz_targets/mod.rs"]
@@ -14,8 +17,9 @@ mod mutate;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use fuzz_targets::{codec, config, http, log, names, peers, snapshot};
+use fuzz_targets::{codec, config, http, image, log, names, peers, snapshot};
 use mutate::Chance;
 
 /// Inputs for each target; some seconds in all.
@@ -56,9 +60,18 @@ fn fuzz(target: &str, run: fn(&[u8]), seeds: Vec<Vec<u8>>) {
         one(target, run, input);
     }
     let mut chance = Chance::new(number("OARLOCK_FUZZ_SEED", SEED));
-    for _ in 0..number("OARLOCK_FUZZ_RUNS", RUNS) {
+    let seconds =
+        std::env::var_os("OARLOCK_FUZZ_SECONDS").map(|_| number("OARLOCK_FUZZ_SECONDS", 0));
+    let (begun, mut runs) = (Instant::now(), 0);
+    let goes_on = |runs: u64| match seconds {
+        Some(seconds) => begun.elapsed() < Duration::from_secs(seconds),
+        None => runs < number("OARLOCK_FUZZ_RUNS", RUNS),
+    };
+    while goes_on(runs) {
         one(target, run, &chance.mutant(&inputs));
+        runs += 1;
     }
+    eprintln!("{target}: {runs} inputs in {:.1?}", begun.elapsed());
 }
 
 #[test]
@@ -87,11 +100,16 @@ fn log_segments() {
 }
 
 #[test]
+fn images() {
+    fuzz("image", image::run, image::seeds());
+}
+
+#[test]
 fn snapshots() {
     fuzz("snapshot", snapshot::run, snapshot::seeds());
 }
 
 #[test]
-fn peer_messages() {
+fn messages_of_peers() {
     fuzz("peers", peers::run, peers::seeds());
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::http::{Answer, ask};
@@ -37,10 +38,18 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
     }
 }
 
+/// Below the ports that the kernel gives to connections: one of those could take the port of a
+/// node that is down for a moment. Each port is handed out once in this process.
 fn free_ports(count: usize) -> Vec<u16> {
-    let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let held: Vec<TcpListener> = (0..count).map(|_| bind()).collect();
-    held.iter().map(|listener| listener.local_addr().expect("its address").port()).collect()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id() * 97;
+    let candidates =
+        std::iter::repeat_with(|| 15_000 + start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % 9_000);
+    let ports = candidates.take(9_000).map(|port| port as u16);
+    let free: Vec<u16> =
+        ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect();
+    assert_eq!(free.len(), count, "too few free ports");
+    free
 }
 
 impl Cluster {
@@ -56,6 +65,19 @@ impl Cluster {
 
     /// Three nodes in time namespaces of their own; needs root.
     pub(crate) fn with_clocks_apart(hours_apart: u64, settings: &str) -> Self {
+        let mut cluster = Self::configured(hours_apart, settings);
+        cluster.start_all();
+        cluster
+    }
+
+    /// Starts three nodes that were never started, and waits until they are ready.
+    pub(crate) fn start_all(&mut self) {
+        (1..=3).for_each(|id| self.restart(id));
+        (1..=3).for_each(|id| self.wait_ready(id));
+    }
+
+    /// Three nodes that are not started yet.
+    pub(crate) fn configured(hours_apart: u64, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ports = free_ports(6);
         let members: Vec<String> = (0..3)
@@ -77,14 +99,15 @@ impl Cluster {
             fs::write(dir.path().join(format!("node{id}.toml")), text).expect("a config");
             nodes.push(Node { id, api: format!("127.0.0.1:{api}"), child: None });
         }
-        let mut cluster = Self { dir, nodes, hours_apart };
-        (1..=3).for_each(|id| cluster.restart(id));
-        (1..=3).for_each(|id| cluster.wait_ready(id));
-        cluster
+        Self { dir, nodes, hours_apart }
     }
 
     pub(crate) fn api(&self, id: u64) -> &str {
         &self.nodes[id as usize - 1].api
+    }
+
+    pub(crate) fn config(&self, id: u64) -> PathBuf {
+        self.dir.path().join(format!("node{id}.toml"))
     }
 
     pub(crate) fn data(&self, id: u64) -> PathBuf {
@@ -98,7 +121,9 @@ impl Cluster {
         let child = self
             .program(id)
             .args(["serve", "--config"])
-            .arg(self.dir.path().join(format!("node{id}.toml")))
+            .arg(self.config(id))
+            // For a build with faults inside, which serves only where it is told to.
+            .env("OARLOCK_PROOF", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

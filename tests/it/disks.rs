@@ -1,8 +1,9 @@
 //! Disks that lose things: the view, the tail of the log, the middle of it, everything.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, eventually};
 
@@ -21,8 +22,8 @@ fn length_in_use(path: &PathBuf) -> u64 {
     bytes.iter().rposition(|byte| *byte != 0).expect("it is used") as u64 + 1
 }
 
-fn fill(cluster: &Cluster, count: usize) {
-    for n in 0..count {
+fn fill(cluster: &Cluster, numbers: Range<usize>) {
+    for n in numbers {
         let answer = cluster.acquire(&format!("filled/{n}"), r#"{"owner":"f","ttl_ms":600000}"#);
         assert_eq!(answer.status, 200);
     }
@@ -34,7 +35,7 @@ fn a_follower_away_past_the_purge_comes_back_by_snapshot() {
     let leader = cluster.leader(None);
     let follower = leader % 3 + 1;
     cluster.kill(follower);
-    fill(&cluster, 150);
+    fill(&cluster, 0..150);
     eventually("a snapshot covers it", || {
         let status = cluster.get(leader, "/v1/cluster").ok()?;
         (status.number("snapshot_index") > 100).then_some(())
@@ -53,7 +54,7 @@ fn a_follower_away_past_the_purge_comes_back_by_snapshot() {
 #[test]
 fn a_deleted_state_view_is_rebuilt() {
     let mut cluster = Cluster::with("snapshot_log_entries = 20");
-    fill(&cluster, 50);
+    fill(&cluster, 0..50);
     for id in 1..=3 {
         cluster.kill(id);
         fs::remove_dir_all(cluster.data(id).join("state")).expect("the view is removed");
@@ -74,7 +75,7 @@ fn a_deleted_state_view_is_rebuilt() {
 #[test]
 fn a_torn_log_tail_is_dropped_and_made_up_for() {
     let mut cluster = Cluster::start();
-    fill(&cluster, 20);
+    fill(&cluster, 0..20);
     let follower = cluster.leader(None) % 3 + 1;
     cluster.kill(follower);
     let segment = newest_segment(&cluster, follower);
@@ -89,7 +90,7 @@ fn a_torn_log_tail_is_dropped_and_made_up_for() {
 #[test]
 fn damage_in_the_middle_of_the_log_is_refused_with_a_sentence() {
     let mut cluster = Cluster::start();
-    fill(&cluster, 20);
+    fill(&cluster, 0..20);
     let follower = cluster.leader(None) % 3 + 1;
     cluster.kill(follower);
     let segment = newest_segment(&cluster, follower);
@@ -110,7 +111,7 @@ fn damage_in_the_middle_of_the_log_is_refused_with_a_sentence() {
 #[test]
 fn a_node_with_an_emptied_directory_does_not_vote_and_says_how_to_rejoin() {
     let mut cluster = Cluster::start();
-    fill(&cluster, 5);
+    fill(&cluster, 0..5);
     let follower = cluster.leader(None) % 3 + 1;
     cluster.kill(follower);
     fs::remove_dir_all(cluster.data(follower)).expect("emptied");
@@ -119,6 +120,42 @@ fn a_node_with_an_emptied_directory_does_not_vote_and_says_how_to_rejoin() {
     let log = cluster.log(follower);
     assert!(log.contains("must not vote") && log.contains("new id"), "{log}");
     assert_eq!(cluster.acquire("after", r#"{"owner":"a","ttl_ms":1000}"#).status, 200);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg("-r").args([from, to]).status();
+    assert!(status.expect("cp runs").success());
+}
+
+#[test]
+fn a_disk_that_went_back_to_an_old_image_is_refused_by_the_peers() {
+    let mut cluster = Cluster::start();
+    fill(&cluster, 0..5);
+    let follower = cluster.leader(None) % 3 + 1;
+    cluster.kill(follower);
+    let (data, image) = (cluster.data(follower), cluster.dir.path().join("image"));
+    copy(&data, &image);
+    cluster.restart(follower);
+    cluster.wait_ready(follower);
+    fill(&cluster, 5..30);
+    eventually("the follower has what is new", || {
+        let page =
+            cluster.get(follower, "/v1/locks?prefix=filled/&limit=1000&consistency=stale").ok()?;
+        (page.body["locks"].as_array()?.len() == 30).then_some(())
+    });
+    cluster.kill(follower);
+    let newest = cluster.dir.path().join("newest");
+    fs::rename(&data, &newest).expect("put aside");
+    fs::rename(&image, &data).expect("the old image");
+    cluster.restart(follower);
+    assert_ne!(cluster.wait_exit(follower), 0);
+    let log = cluster.log(follower);
+    assert!(log.contains("went back") && log.contains("new id"), "{log}");
+    assert_eq!(cluster.acquire("after", r#"{"owner":"a","ttl_ms":1000}"#).status, 200);
+    fs::remove_dir_all(&data).expect("the old image goes");
+    fs::rename(&newest, &data).expect("the newest comes back");
+    cluster.restart(follower);
+    cluster.wait_ready(follower);
 }
 
 #[test]

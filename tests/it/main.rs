@@ -9,6 +9,7 @@
 )]
 
 mod api_docs;
+mod backups;
 mod cli;
 mod clients;
 mod clocks;
@@ -21,4 +22,5 @@ mod leaders;
 mod names;
 mod peers;
 mod pipelines;
+mod prove;
 mod streams;

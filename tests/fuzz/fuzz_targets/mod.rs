@@ -3,6 +3,7 @@
 pub(crate) mod codec;
 pub(crate) mod config;
 pub(crate) mod http;
+pub(crate) mod image;
 pub(crate) mod log;
 pub(crate) mod names;
 pub(crate) mod peers;

@@ -64,8 +64,15 @@ pub(crate) fn run(data: &[u8]) {
         2 => Purpose::Snapshot,
         _ => Purpose::Birth,
     };
-    let hello =
-        Hello { protocol: 1, purpose, cluster_id: Some(CLUSTER), from: 2, instance_id: 22, to: 1 };
+    let hello = Hello {
+        protocol: 2,
+        purpose,
+        cluster_id: Some(CLUSTER),
+        from: 2,
+        instance_id: 22,
+        to: 1,
+        mark: None,
+    };
     let mut sent = frame(HELLO, &codec::encode(&hello));
     sent.extend(frame(REQUEST, message));
     let (runtime, address) = node();
