@@ -33,10 +33,33 @@ names count="10000000":
 fuzz runs="100000" seed="1":
     OARLOCK_FUZZ_RUNS={{runs}} OARLOCK_FUZZ_SEED={{seed}} cargo test --locked --test fuzz
 
+# The same for so many seconds each.
+fuzz-for seconds="600" seed="1":
+    OARLOCK_FUZZ_SECONDS={{seconds}} OARLOCK_FUZZ_SEED={{seed}} cargo test --locked --test fuzz -- --nocapture
+
 # Cuts the power of the store at every call to the disk, and once more after each cut: the long form.
 crash-points scripts="200" seed="1":
     OARLOCK_CRASH_STRIDE=1 OARLOCK_FLIPS=5000 OARLOCK_CRASH_SCRIPTS={{scripts}} OARLOCK_CRASH_SEED={{seed}} cargo test --release --locked --lib raft::store::crash
 
-# Simulates whole clusters, a seed each: the long form, with the optimized build.
-sim seeds="1..1000":
-    OARLOCK_SEEDS={{seeds}} cargo test --profile sim --locked --test sim seeds -- --nocapture
+# Rounds of overlapping faults against real processes, with faults of disks and clocks inside. Needs root.
+jepsen rounds="300" seed="1" *arguments:
+    cargo build --release --locked --features proof --bin oarlock --bin oarlock-jepsen
+    target/release/oarlock-jepsen run --rounds {{rounds}} --seed {{seed}} {{arguments}}
+
+# Kills so many leaders and measures until the next grant; three election timeouts are promised.
+recovery kills="100":
+    cargo build --release --locked --bin oarlock --bin oarlock-jepsen
+    target/release/oarlock-jepsen recovery --kills {{kills}}
+
+# Lets so many leases fall due at once and measures until all are over, and what others wait meanwhile.
+drain leases="100000":
+    cargo build --release --locked --bin oarlock --bin oarlock-jepsen
+    target/release/oarlock-jepsen drain --leases {{leases}}
+
+# Simulates whole clusters, a seed each, in as many threads as there are cores: the long form.
+sim seeds="1..1001" seconds="20":
+    OARLOCK_SEEDS={{seeds}} OARLOCK_SIM_SECONDS={{seconds}} cargo test --locked --test sim seeds -- --nocapture
+
+# Runs each planted bug against the layer that has to notice it; `just planted 10` the short form.
+planted bugs="":
+    OARLOCK_BUGS={{bugs}} cargo test --locked --features proof --test planted
