@@ -178,10 +178,13 @@ impl Net {
         lock(&self.state).blocked.is_empty()
     }
 
-    /// Whether no link is cut, and the weather is fine.
+    /// Whether no link is cut, the weather is fine, and nothing is said again: an old heartbeat
+    /// passes for a living leader.
     pub(crate) fn is_calm(&self) -> bool {
         let state = lock(&self.state);
-        state.blocked.is_empty() && state.weather_of == HEALING
+        state.blocked.is_empty()
+            && state.weather_of == HEALING
+            && !state.pipes.values().any(Pipe::says_again)
     }
 
     /// Whether a piece of a snapshot is on its way.

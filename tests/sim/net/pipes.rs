@@ -61,6 +61,10 @@ impl Pipe {
         }
     }
 
+    pub(super) fn says_again(&self) -> bool {
+        self.haunts.is_some() && !self.flying.is_empty()
+    }
+
     pub(super) fn carries_snapshot(&self) -> bool {
         self.tap.purpose == Some(Purpose::Snapshot) && !self.flying.is_empty()
     }
