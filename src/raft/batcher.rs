@@ -157,10 +157,11 @@ impl Batcher {
         base: LeaseTime,
     ) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
         let (reply, heard) = oneshot::channel();
+        let until = (self.counts_until)();
         let mut inbox = self.inbox();
         debug_assert!(inbox.items.is_empty(), "the former leadership was ended");
         inbox.leader = Some(leader);
-        inbox.clock.start(base, clock::now());
+        inbox.clock.start(base, clock::now(), until);
         let (command, reply) = (Command::DetachAll, Some(reply));
         inbox.push(Item { at: base, bytes: command_bytes(&command), command, reply });
         drop(inbox);

@@ -2,8 +2,10 @@
 //!
 //! The clock runs on the leader alone, from the machine's clock at the start of its leadership,
 //! by monotonic time, and only while a majority has acknowledged it recently: the time in which
-//! nobody could renew is not counted. A pause of the process counts at most one step. The wall
-//! clock is read for display only.
+//! nobody could renew is not counted. How recently, goes by what was known when that time began:
+//! what a majority said may arrive late, after a pause or a cut, and would count the time in which
+//! nobody heard it. A pause of the process counts at most one step. The wall clock is read for
+//! display only.
 
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub(crate) struct LeaseClock {
 struct Running {
     now: LeaseTime,
     seen_at: Instant,
+    /// The end of the leader lease as it was known then.
+    counts_until: Instant,
 }
 
 impl LeaseClock {
@@ -34,9 +38,10 @@ impl LeaseClock {
         Self { running: None, step_max }
     }
 
-    /// Starts at `base`, the machine's clock after the first entry of this leadership.
-    pub(crate) fn start(&mut self, base: LeaseTime, at: Instant) {
-        self.running = Some(Running { now: base, seen_at: at });
+    /// Starts at `base`, the machine's clock after the first entry of this leadership;
+    /// `counts_until` as in [`Self::read`].
+    pub(crate) fn start(&mut self, base: LeaseTime, at: Instant, counts_until: Instant) {
+        self.running = Some(Running { now: base, seen_at: at, counts_until });
     }
 
     /// Leadership is over: nothing is stamped any more.
@@ -44,15 +49,17 @@ impl LeaseClock {
         self.running = None;
     }
 
-    /// Lease time at `at`. Time after `counts_until` (the end of the leader lease) is not counted,
-    /// now or later. `None` while stopped.
+    /// Lease time at `at`. Time after `counts_until`, the end of the leader lease as it is known now,
+    /// is not counted by the next reading, nor later; it takes at least one reading in each lease to
+    /// go on. `None` while stopped.
     pub(crate) fn read(&mut self, at: Instant, counts_until: Instant) -> Option<LeaseTime> {
         let running = self.running.as_mut()?;
-        let counts_until = if planted(Bug::OutagesCount) { at } else { counts_until };
-        let counted = at.min(counts_until).saturating_duration_since(running.seen_at);
+        let known = if planted(Bug::OutagesCount) { at } else { running.counts_until };
+        let counted = at.min(known).saturating_duration_since(running.seen_at);
         let step_us = u64::try_from(counted.min(self.step_max).as_micros()).unwrap_or(u64::MAX);
         running.now = LeaseTime(running.now.0.saturating_add(step_us));
         running.seen_at = running.seen_at.max(at);
+        running.counts_until = counts_until;
         Some(running.now)
     }
 }
@@ -112,7 +119,7 @@ mod tests {
         let at = now();
         let mut clock = LeaseClock::new(STEP);
         assert_eq!(clock.read(at, at), None);
-        clock.start(LeaseTime(7), at);
+        clock.start(LeaseTime(7), at, at);
         clock.stop();
         assert_eq!(clock.read(at, at), None);
     }
@@ -122,18 +129,32 @@ mod tests {
         let t0 = now();
         let at = |ms| t0 + Duration::from_millis(ms);
         let mut clock = LeaseClock::new(STEP);
-        clock.start(LeaseTime(1_000_000), t0);
-        assert_eq!(ms(&mut clock, at(100), at(1000)), 1100);
+        clock.start(LeaseTime(1_000_000), t0, at(150));
+        assert_eq!(ms(&mut clock, at(100), at(150)), 1100);
         // The lease ends at 150; the reading at 400 counts 50 and the rest is lost for good.
         assert_eq!(ms(&mut clock, at(400), at(150)), 1150);
-        assert_eq!(ms(&mut clock, at(450), at(1000)), 1200);
+        assert_eq!(ms(&mut clock, at(420), at(1000)), 1150);
+        assert_eq!(ms(&mut clock, at(470), at(1000)), 1200);
+    }
+
+    #[test]
+    fn what_a_majority_said_counts_from_when_it_was_heard() {
+        let t0 = now();
+        let at = |ms| t0 + Duration::from_millis(ms);
+        let mut clock = LeaseClock::new(STEP);
+        clock.start(LeaseTime(0), t0, at(900));
+        assert_eq!(ms(&mut clock, at(450), at(900)), 450, "nobody answers any more");
+        assert_eq!(ms(&mut clock, at(850), at(900)), 850, "and then the process is paused");
+        assert_eq!(ms(&mut clock, at(5_000), at(1_800)), 900, "answers that were on their way");
+        assert_eq!(ms(&mut clock, at(5_100), at(6_000)), 900, "the majority is back");
+        assert_eq!(ms(&mut clock, at(5_150), at(6_000)), 950);
     }
 
     #[test]
     fn a_pause_counts_one_step_at_most() {
         let t0 = now();
         let mut clock = LeaseClock::new(STEP);
-        clock.start(LeaseTime(0), t0);
+        clock.start(LeaseTime(0), t0, t0 + 2 * STEP);
         let late = t0 + Duration::from_mins(1);
         assert_eq!(ms(&mut clock, late, late + STEP), 500);
         assert_eq!(ms(&mut clock, t0, late), 500, "and it never runs backwards");

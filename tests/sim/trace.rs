@@ -59,6 +59,15 @@ impl Trace {
 
     /// Adds a line: what it is, the numbers that say which one, and what it carried.
     pub(crate) fn note(&self, what: &str, numbers: &[u64], carried: u64) {
+        self.add(what, numbers, carried, || format!("{numbers:?} {carried:x}"));
+    }
+
+    /// Adds a line that a reader will want to see as it is.
+    pub(crate) fn note_text(&self, what: &str, text: &str) {
+        self.add(what, &[], hash(text.as_bytes()), || text.to_owned());
+    }
+
+    fn add(&self, what: &str, numbers: &[u64], carried: u64, shown: impl FnOnce() -> String) {
         let mut lines = lock(&self.lines);
         let mut state = lines.hash ^ hash(what.as_bytes());
         for number in [self.now.ms(), carried].iter().chain(numbers) {
@@ -68,7 +77,7 @@ impl Trace {
         lines.hash = state;
         lines.count += 1;
         if self.keeps {
-            lines.kept.push(format!("{:>6} {what} {numbers:?} {carried:x}", self.now.ms()));
+            lines.kept.push(format!("{:>6} {what} {}", self.now.ms(), shown()));
         }
     }
 

@@ -15,7 +15,7 @@ impl Cluster {
     pub(crate) fn step(&mut self, fault: FaultId, step: &Step) {
         let now = self.now.ms();
         self.calm_since = now;
-        self.common.trace.note("fault", &[], crate::trace::hash(format!("{step:?}").as_bytes()));
+        self.common.trace.note_text("fault", &format!("{step:?}"));
         match step {
             Step::Cut(links) => self.common.net.block(links, fault),
             Step::Mend(links) => self.common.net.unblock(links),
