@@ -101,6 +101,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     let peers = Peers::new(Arc::clone(&local));
     let handlers = Arc::new(Handlers::default());
     let mut tasks = JoinSet::new();
+    presence::show(&store.log, &local, random_seed());
     tasks.spawn(inbound::listen(peer_listener, Arc::clone(&local), Arc::clone(&handlers)));
 
     let identity = if let Some(identity) = store.identity.clone() {
@@ -119,7 +120,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     );
 
     let log = store.log.clone();
-    present(&identity, &log, (&local, &peers)).await?;
+    presence::greet(&identity, (&local, &peers)).await.map_err(NodeError)?;
+    let identity = begin_restored(identity, &log, &dir, &local).await?;
     let Started { raft, machine } = start_raft(&config, store, &identity, &peers).await?;
     let snapshots = machine.snapshots();
     let reserve = DiskReserve::open(&dir, config.reserve_bytes);
@@ -132,7 +134,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
-    tasks.spawn(presence::stop_if_refused(Arc::clone(&local), stop.clone()));
+    tasks.spawn(presence::stop_if_refused(Arc::clone(&local), raft.clone(), stop.clone()));
     tasks.spawn({
         let service = Arc::clone(&service);
         async move { service.expire().await }
@@ -155,13 +157,21 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     presence::refused(&local).map_err(NodeError)
 }
 
-/// Shows the peers what this node has, before it takes part in anything.
-async fn present(
-    identity: &Identity,
+/// Begins with the backup that was put here, if there is one.
+async fn begin_restored(
+    identity: Identity,
     log: &LogStore,
-    to: (&Arc<Local>, &Arc<Peers>),
-) -> Result<(), NodeError> {
-    presence::announce(identity, log, to, random_seed()).await.map_err(NodeError)
+    dir: &Path,
+    local: &Local,
+) -> Result<Identity, NodeError> {
+    let sown = restore::sow(dir, &identity, log).await;
+    if !sown.map_err(because("begin with a restored state"))? {
+        return Ok(identity);
+    }
+    // Before Raft writes to the log, so that what it writes is never sown over.
+    let identity = save_joined(&identity, dir, local).map_err(because("write the identity"))?;
+    restore::clear(dir).map_err(because("forget the backup that was restored"))?;
+    Ok(identity)
 }
 
 /// Runs what stands on Raft until Raft is gone. Without a stop that is an error, and the node
@@ -285,8 +295,6 @@ async fn start_raft(
     peers: &Arc<Peers>,
 ) -> Result<Started, NodeError> {
     let Store { log, fatal, .. } = store;
-    let sown = restore::sow(&config.data_dir, identity, &log).await;
-    sown.map_err(because("begin with a restored state"))?;
     let options = start::Options {
         cache_bytes: config.sled_cache_bytes,
         ..start::Options::new(config.data_dir.clone(), identity.cluster_id)
@@ -354,15 +362,14 @@ async fn initialise(
         let done = raft.initialize(members).await;
         done.map_err(|error| NodeError(format!("initialise the cluster: {error}")))?;
     }
-    save_joined(identity, dir, local).map_err(because("write the identity"))?;
-    restore::clear(dir).map_err(because("forget the backup that was restored"))
+    save_joined(identity, dir, local).map(drop).map_err(because("write the identity"))
 }
 
-fn save_joined(identity: &Identity, dir: &Path, local: &Local) -> io::Result<()> {
+fn save_joined(identity: &Identity, dir: &Path, local: &Local) -> io::Result<Identity> {
     let identity = Identity { joined: true, ..identity.clone() };
     identity.save(dir)?;
-    local.set_identity(identity);
-    Ok(())
+    local.set_identity(identity.clone());
+    Ok(identity)
 }
 
 /// Writes down that this node's log is in use, before its vote can matter twice.

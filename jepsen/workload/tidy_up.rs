@@ -10,11 +10,12 @@ use super::Plan;
 /// Longer than any lease of ours lives, and than an election takes.
 const WAIT_MS: u64 = 30_000;
 const DEADLINE: Duration = Duration::from_secs(30);
+const TRIES: usize = 3;
 
 /// Why the locks could not be taken.
 #[derive(Debug)]
 pub enum Stuck {
-    /// The cluster answered, and it was no: nothing may stay that nobody holds.
+    /// Somebody is in the way: nothing may stay that nobody holds.
     Held(String),
     /// No answer came.
     Unreachable(String),
@@ -32,17 +33,32 @@ pub async fn every_lock_is_acquirable(plan: &Plan) -> Result<(), Stuck> {
     let options = Options { endpoints: plan.endpoints.clone(), deadline: DEADLINE };
     let client = Client::new(options);
     for name in plan.locks.names() {
-        clear(&client, &name).await.map_err(|error| match error {
-            ClientError::Refused(_) => Stuck::Held(format!("{name} is stuck: {error}")),
-            ClientError::Unreachable(_) | ClientError::Unknown(_) | ClientError::Protocol(_) => {
-                Stuck::Unreachable(format!("{name}: {error}"))
-            }
-        })?;
+        clear(&client, &name).await?;
     }
     Ok(())
 }
 
-async fn clear(client: &Client, name: &str) -> Result<(), ClientError> {
+/// Tries again when the cluster was away for so long that the lease ended meanwhile.
+async fn clear(client: &Client, name: &str) -> Result<(), Stuck> {
+    let mut why = String::new();
+    for _ in 0..TRIES {
+        match take_and_release(client, name).await {
+            Ok(()) => return Ok(()),
+            Err(ClientError::Refused(problem)) if is_held(&problem.kind) => {
+                return Err(Stuck::Held(format!("{name} is stuck: {}", problem.detail)));
+            }
+            Err(error) => why = format!("{name}: {error}"),
+        }
+    }
+    Err(Stuck::Unreachable(why))
+}
+
+/// Nobody of ours holds anything any more: whoever is in the way is there wrongly.
+fn is_held(kind: &str) -> bool {
+    kind == "wait-timeout" || kind == "lock-held"
+}
+
+async fn take_and_release(client: &Client, name: &str) -> Result<(), ClientError> {
     let request = AcquireRequest {
         owner: Some("who clears up".to_owned()),
         ttl_ms: TtlMs::Ms(10_000),

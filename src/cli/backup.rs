@@ -178,7 +178,7 @@ pub(super) fn restore(target: &Target, of: &Restore) -> Result<(), Failure> {
     if let Some(dir) = &of.data_dir {
         config.data_dir.clone_from(dir);
     }
-    let given = of.token_above.map_or(Given::NobodyKnows, Given::UpTo);
+    let given = of.token_above.map_or(Given::FirstRestore, Given::UpTo);
     let restored = restore_backup(&config, &of.file, given);
     let (held, ceiling) = restored.map_err(|error| node(&error))?;
     target.show(&Shown::new(&held, Some(ceiling)), |shown| {

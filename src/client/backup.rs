@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Collected};
-use hyper::Request;
 use hyper::body::{Body, Incoming};
+use hyper::{Method, Request};
 use tokio::time::timeout;
 
 use crate::client::{Client, read};
@@ -31,12 +31,23 @@ pub struct Backup {
 
 impl Client {
     /// Asks the first node that answers for a copy of the state, which has all that was
-    /// acknowledged before the call.
+    /// acknowledged before the call. The deadline of the options is for finding that node; the copy
+    /// itself may take longer.
     pub async fn backup(&self) -> Result<Backup, ClientError> {
         let mut why = "no endpoint is known".to_owned();
         for address in &self.options().endpoints {
-            let opening = async {
+            // Who does not even say that it lives is not waited for that long.
+            let lives = async {
                 let mut connection = Connection::open(address).await?;
+                connection.ask(&Method::GET, "/livez", &Bytes::new()).await?;
+                Ok::<_, Lost>(connection)
+            };
+            let lives = timeout(self.options().deadline, lives).await;
+            let opening = async {
+                let mut connection = match lives {
+                    Ok(lives) => lives?,
+                    Err(_) => return Err(Lost::NotSent(format!("{address}: no answer in time"))),
+                };
                 let response = connection.stream(Request::post("/v1/backup")).await?;
                 Ok::<_, Lost>((connection, response))
             };

@@ -15,8 +15,8 @@ use crate::connection::{Connection, Lost};
 use crate::error::ClientError;
 use crate::time::{Trust, since_boot};
 use crate::wire::{
-    AcquireRequest, Cluster, ForceReleased, Leader, LeaderRequest, Lease, Lock, Locks, Problem,
-    Released, Session, SessionClosed, SessionRequest,
+    AcquireRequest, Cluster, Fate, ForceReleased, Leader, LeaderRequest, Lease, Lock, Locks,
+    Problem, Released, Session, SessionClosed, SessionRequest,
 };
 
 /// First pause between two tries; doubles up to [`PAUSE_MAX`], with a random part.
@@ -238,6 +238,9 @@ impl Client {
             match self.once(call, &mut slot).await {
                 Ok((status, body)) if status == StatusCode::SERVICE_UNAVAILABLE => {
                     let unknown = body.windows(9).any(|part| part == b"\"unknown\"");
+                    if changes && unknown && !call.repeatable {
+                        return Ok((status, body));
+                    }
                     last.doubt = before || (changes && unknown);
                     "no node had a leader".clone_into(&mut last.why);
                 }
@@ -312,7 +315,7 @@ pub(crate) fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Resu
         return serde_json::from_slice(body).map_err(|e| ClientError::Protocol(e.to_string()));
     }
     match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) if status == StatusCode::GATEWAY_TIMEOUT => {
+        Ok(problem) if status.is_server_error() && problem.outcome == Fate::Unknown => {
             Err(ClientError::Unknown(problem.detail))
         }
         Ok(problem) => Err(ClientError::Refused(Box::new(problem))),

@@ -118,6 +118,7 @@ mod queue;
 mod reacquire;
 mod release;
 mod requests;
+mod restored;
 mod sessions;
 mod table;
 pub mod time;

@@ -14,7 +14,7 @@ use crate::deadlines::{Deadlines, Due};
 use crate::event::{Event, EventKind};
 use crate::history::History;
 use crate::ids::{Revision, Token};
-use crate::limits::{Limits, TOKEN_JUMP};
+use crate::limits::Limits;
 use crate::outcome::{EndReason, Outcome};
 use crate::planted::{Bug, planted};
 use crate::requests::Memory;
@@ -215,23 +215,6 @@ impl Machine {
             return None;
         }
         self.token_last = Token(self.token_last.0.saturating_add(1));
-        Some(self.token_last)
-    }
-
-    /// For a state that was restored from a backup: no token is given again that this machine gave
-    /// before the backup or, up to `above`, after it (P2). `None`, and nothing changed, when so many
-    /// tokens do not exist.
-    pub fn jump_tokens(&mut self, above: Token) -> Option<Token> {
-        if planted(Bug::RestoreRepeatsTokens) {
-            return Some(self.token_last);
-        }
-        let above = if planted(Bug::RestoreForgetsWhatWasSeen) { Token(0) } else { above };
-        let highest = self.token_last.max(above);
-        let target = highest.0.checked_add(TOKEN_JUMP)?;
-        if target >= self.limits.token_max {
-            return None;
-        }
-        self.token_last = Token(target);
         Some(self.token_last)
     }
 

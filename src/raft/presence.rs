@@ -8,21 +8,25 @@ use crate::raft::store::log::LogStore;
 use crate::raft::transport::Peers;
 use crate::raft::transport::marks::Mark;
 use crate::raft::transport::peers::Local;
+use crate::raft::types::RaftHandle;
 use crate::shutdown::Stop;
 
-/// From now on every hello says what the node has, and which process it is: a number by chance. One that was part of the cluster greets all
-/// peers at once; a refusal is an error that says what to do.
-pub async fn announce(
-    identity: &Identity,
-    log: &LogStore,
-    (local, peers): (&Arc<Local>, &Arc<Peers>),
-    process: u64,
-) -> Result<(), String> {
+/// From now on every hello and every answer to one says what the node has, and which process it is:
+/// a number by chance. Before that this node must not listen to its peers.
+pub fn show(log: &LogStore, local: &Local, process: u64) {
     let newest = log.newest();
     local.set_mark(move || {
         let (vote, last) = newest();
         Mark { process, vote, last }
     });
+}
+
+/// A node that was part of the cluster greets all peers at once; a refusal is an error that says
+/// what to do.
+pub async fn greet(
+    identity: &Identity,
+    (local, peers): (&Arc<Local>, &Arc<Peers>),
+) -> Result<(), String> {
     if identity.joined {
         peers.greet().await;
     }
@@ -40,9 +44,13 @@ pub fn refused(local: &Local) -> Result<(), String> {
     })
 }
 
-/// A peer that could not be reached at the start may know that the disk went back.
-pub async fn stop_if_refused(local: Arc<Local>, stop: Stop) {
+/// A peer that could not be reached at the start may know that the disk went back. Raft ends first:
+/// what it would still vote and acknowledge cannot be relied on.
+pub async fn stop_if_refused(local: Arc<Local>, raft: RaftHandle, stop: Stop) {
     let why = local.refused().await;
     tracing::error!(why, "this node stops: its disk has less than it acknowledged");
     stop.trigger();
+    if let Err(error) = raft.shutdown().await {
+        tracing::warn!(%error, "Raft did not stop cleanly");
+    }
 }

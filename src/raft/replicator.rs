@@ -40,12 +40,15 @@ use crate::service::replicator::{
 /// Pause before the first entry of a leadership is proposed again after a refusal.
 const BEGIN_RETRY: Duration = Duration::from_millis(20);
 
-/// Pause before a copy of the state is asked for again, while another one is being built.
-const BACKUP_RETRY: Duration = Duration::from_millis(200);
+/// How often a copy of the state is looked for, and asked for again: another one may be being built.
+const BACKUP_RETRY: Duration = Duration::from_millis(50);
 
 /// Election timeouts that a transfer is waited for: when who was asked does not take over, the
 /// others elect after one.
 const TRANSFER_TIMEOUTS: u32 = 4;
+
+/// … and no longer than this, however long elections take: the call has to end by its deadline.
+const TRANSFER_WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// What the replicator is made of; built by the node.
 pub struct Parts {
@@ -266,6 +269,19 @@ impl RaftReplicator {
         });
     }
 
+    /// Who acknowledged this leader within a leader lease.
+    fn heard_from(&self) -> Vec<NodeId> {
+        let data = self.raft.data_metrics();
+        let data = data.borrow_watched();
+        let heartbeat = data.heartbeat.iter().flatten();
+        let lately = heartbeat.filter(|(_, acked)| {
+            acked
+                .as_ref()
+                .is_some_and(|at| clock::age_of(at.clone().into_inner()) <= self.leader_lease)
+        });
+        lately.map(|(id, _)| *id).collect()
+    }
+
     /// Time since a majority acknowledged this leader; `None` on a follower.
     fn quorum_age(&self) -> Option<Duration> {
         if !self.leadership.borrow().serving_here {
@@ -279,7 +295,7 @@ impl RaftReplicator {
     }
 
     fn applied_index(&self) -> u64 {
-        self.raft.data_metrics().borrow_watched().last_applied.as_ref().map_or(0, |id| id.index)
+        self.machine.with_position(|_, at| at.last_applied.map_or(0, |id| id.index))
     }
 
     /// How old this follower's state may be: as old as the newest beacon whose state it has.
@@ -402,19 +418,27 @@ impl Replicator for RaftReplicator {
 
     async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
         let members = self.members();
-        let mut others = members.iter().filter(|m| m.voter && m.id != self.node_id);
+        let others = || members.iter().filter(|m| m.voter && m.id != self.node_id);
+        let heard = self.heard_from();
+        // While who was asked does not take over nobody serves, so only who lives is asked.
+        let lives = |member: &&MemberStatus| heard.contains(&member.id);
         let target = match to {
             Some(id) if id == self.node_id => return Ok(Transfer::To(id)),
-            Some(id) => others.find(|member| member.id == id),
-            None => others.min_by_key(|member| member.lag_entries.unwrap_or(u64::MAX)),
+            Some(id) if !others().any(|member| member.id == id) => {
+                return Ok(Transfer::NoSuchVoter);
+            }
+            None if others().next().is_none() => return Ok(Transfer::NoSuchVoter),
+            Some(id) => others().filter(lives).find(|member| member.id == id),
+            None => others().filter(lives).min_by_key(|it| it.lag_entries.unwrap_or(u64::MAX)),
         };
-        let Some(target) = target else { return Ok(Transfer::NoSuchVoter) };
+        let Some(target) = target else { return Ok(Transfer::NotHeard) };
         let asked = self.raft.trigger().transfer_leader(target.id).await;
         asked.map_err(|_| ProposeError::NotDone("this node is stopping"))?;
         let mut leadership = self.leadership();
         let elsewhere = |now: &Leadership| now.leader_id.filter(|id| *id != self.node_id);
         let gone = leadership.wait_for(|now| elsewhere(now).is_some());
-        let known = tokio::time::timeout(self.leader_lease * TRANSFER_TIMEOUTS, gone).await;
+        let patience = TRANSFER_WAIT_MAX.min(self.leader_lease * TRANSFER_TIMEOUTS);
+        let known = tokio::time::timeout(patience, gone).await;
         let leader = known.ok().and_then(Result::ok).and_then(|now| elsewhere(&now));
         Ok(leader.map_or(Transfer::NotInTime, Transfer::To))
     }
@@ -425,19 +449,14 @@ impl Replicator for RaftReplicator {
         let mut applied = self.machine.applied();
         applied.wait_for(|id| reached(*id)).await.map_err(|_| STOPPING)?;
         let snapshots = self.machine.snapshots();
-        let mut metrics = self.raft.data_metrics();
+        let newest = || snapshots.current().filter(|file| reached(file.meta().last_log_id));
         loop {
-            if let Some(file) = snapshots.current()
-                && reached(file.meta().last_log_id)
-            {
+            if let Some(file) = newest() {
                 return Ok(as_backup(file));
             }
             // One at a time: while another is built this does nothing, so it is asked for again.
             self.raft.trigger().snapshot().await.map_err(|_| STOPPING)?;
-            let changed = tokio::time::timeout(BACKUP_RETRY, metrics.changed()).await;
-            if matches!(changed, Ok(Err(_))) {
-                return Err(STOPPING);
-            }
+            tokio::time::sleep(BACKUP_RETRY).await;
         }
     }
 
@@ -460,6 +479,7 @@ impl Replicator for RaftReplicator {
     fn status(&self) -> ClusterStatus {
         let leadership = *self.leadership.borrow();
         let members = self.members();
+        let applied_index = self.applied_index();
         let data = self.raft.data_metrics();
         let data = data.borrow_watched();
         ClusterStatus {
@@ -468,7 +488,7 @@ impl Replicator for RaftReplicator {
             leader_id: leadership.leader_id,
             term: leadership.term,
             last_log_index: data.last_log.as_ref().map_or(0, |id| id.index),
-            applied_index: data.last_applied.as_ref().map_or(0, |id| id.index),
+            applied_index,
             snapshot_index: data.snapshot.as_ref().map_or(0, |id| id.index),
             members,
             quorum_age: self.staleness(),

@@ -73,9 +73,9 @@ enum Remedy {
 
 fn remedy(call: &Call) -> Remedy {
     match call {
-        Call::Read(_) | Call::Position | Call::TransferLeader(Some(_)) => Remedy::Repeat,
-        // It could move twice.
-        Call::TransferLeader(None) => Remedy::Nothing,
+        Call::Read(_) | Call::Position => Remedy::Repeat,
+        // The next leader would give leadership away as well.
+        Call::TransferLeader(_) => Remedy::Nothing,
         Call::Propose(command) => match command {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
                 Remedy::Resume(acquire.lease_id)
@@ -146,16 +146,19 @@ impl Journey {
 
     /// What an error means to the caller, given the tries before it.
     fn failed(&self, error: ServiceError) -> ServiceError {
-        let changes = matches!(self.call, Call::Propose(_) | Call::TransferLeader(_));
-        if self.in_doubt && changes && error.is_not_done() {
+        if self.in_doubt && self.changes() && error.is_not_done() {
             return unknown(&error.to_string());
         }
         error
     }
 
+    /// Whether it leaves something behind when it is done.
+    fn changes(&self) -> bool {
+        matches!(self.call, Call::Propose(_) | Call::TransferLeader(_))
+    }
+
     fn ran_out(&self) -> ServiceError {
-        let changes = matches!(self.call, Call::Propose(_));
-        if changes && (self.in_flight || self.in_doubt) && !planted(Bug::TimeoutIsNotDone) {
+        if self.changes() && (self.in_flight || self.in_doubt) && !planted(Bug::TimeoutIsNotDone) {
             return unknown("no answer within the deadline");
         }
         ServiceError::NoLeader

@@ -58,6 +58,8 @@ pub enum Transfer {
     NoSuchVoter,
     /// It was asked, and nobody was seen to lead within some election timeouts.
     NotInTime,
+    /// Nobody was asked: that voter, or every other one, has not answered this leader lately.
+    NotHeard,
 }
 
 /// A question about the replicated state.
@@ -211,7 +213,8 @@ pub trait Replicator: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Backup, ProposeError>> + Send;
 
     /// Hands leadership to that voter, or to the one that is closest behind; without effect when it
-    /// leads already. Should it not take over, the others elect.
+    /// leads already. Who has not answered lately is not asked. Should it not take over, the others
+    /// elect.
     fn transfer_leader(
         &self,
         to: Option<NodeId>,

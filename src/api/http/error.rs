@@ -67,10 +67,15 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "member-unknown", title, detail.to_owned())
     }
 
+    /// Nobody was asked to take over.
+    pub(super) fn nobody_to_lead(detail: &str) -> Self {
+        let title = "Leadership was not handed over";
+        Self::new(StatusCode::CONFLICT, "not-transferred", title, detail.to_owned())
+    }
+
+    /// Somebody was asked, and the cluster has another leader by now, or had none for a while.
     pub(super) fn not_transferred(detail: &str) -> Self {
-        let title = "Leadership was not handed to this node";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self::new(status, "not-transferred", title, detail.to_owned()).unknown()
+        Self::nobody_to_lead(detail).unknown()
     }
 
     pub(super) fn bad_name(detail: &str) -> Self {

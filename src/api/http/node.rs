@@ -92,6 +92,12 @@ pub(super) async fn transfer_leader<R: Replicator>(
         Transfer::NotInTime => Err(Refusal::not_transferred(
             "nobody took over in time; look at the status of the cluster",
         )),
+        Transfer::NotHeard => Err(Refusal::nobody_to_lead(
+            "who should take over has not answered the leader lately, so nobody was asked; is it up?",
+        )),
+        Transfer::NoSuchVoter if node_id.is_none() => {
+            Err(Refusal::nobody_to_lead("the cluster has no other voter"))
+        }
         Transfer::NoSuchVoter => Err(Refusal::member_unknown()),
     }
 }

@@ -23,7 +23,7 @@ pub(super) const PROBLEMS: &[(&str, u16)] = &[
     ("no-value", 404),
     ("not-found", 404),
     ("not-ready", 503),
-    ("not-transferred", 503),
+    ("not-transferred", 409),
     ("overloaded", 503),
     ("permit-limit-differs", 409),
     ("queue-full", 429),

@@ -55,8 +55,8 @@ pub(in crate::raft) fn shown_wall_ms(real: u64) -> u64 {
 
 fn at_rate(real: Duration, ppm: i64) -> Duration {
     let rate = u64::try_from(1_000_000 + ppm).unwrap_or(0);
-    let us = u64::try_from(real.as_nanos()).unwrap_or(u64::MAX);
-    let ns = u128::from(us) * u128::from(rate) / 1_000_000;
+    let real_ns = u64::try_from(real.as_nanos()).unwrap_or(u64::MAX);
+    let ns = u128::from(real_ns) * u128::from(rate) / 1_000_000;
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 

@@ -61,9 +61,9 @@ pub struct Summary {
 pub enum Given {
     /// None above this one, as the operator knows from the resources.
     UpTo(u64),
-    /// None, or nobody has seen them: this backup is restored for the first time, and the cluster it came
-    /// from is gone for good.
-    NobodyKnows,
+    /// None that anybody has seen: this backup is restored for the first time, and the cluster it
+    /// came from is gone for good.
+    FirstRestore,
 }
 
 fn refused(why: String) -> io::Error {
@@ -104,9 +104,9 @@ fn whole(file: &SnapshotFile) -> io::Result<Machine> {
     Ok(machine)
 }
 
-/// Puts a backup into an empty data directory, for the first start of a new cluster. Returns what
-/// it holds and the new ceiling: every token of the new cluster is above it. Nothing is left behind
-/// when it fails.
+/// Puts a backup into a data directory without a state, for the first start of a new cluster.
+/// Returns what it holds and the new ceiling: every token of the new cluster is above it. No part of
+/// a state is left behind when it fails.
 pub fn plant(dir: &Path, backup: &Path, given: Given) -> io::Result<(Summary, u64)> {
     refuse_unless_empty(dir)?;
     let file = open_backup(backup)?;
@@ -114,9 +114,9 @@ pub fn plant(dir: &Path, backup: &Path, given: Given) -> io::Result<(Summary, u6
     let found = summary(&file, &machine);
     let above = match given {
         Given::UpTo(token) => Token(token),
-        Given::NobodyKnows => machine.token_ceiling(),
+        Given::FirstRestore => machine.token_ceiling(),
     };
-    let ceiling = machine.jump_tokens(above).ok_or_else(|| {
+    let ceiling = machine.restored(above).ok_or_else(|| {
         refused(format!(
             "no tokens are left above {}: a token stays below 2^53",
             above.0.max(found.token_ceiling)
@@ -135,7 +135,7 @@ pub fn plant(dir: &Path, backup: &Path, given: Given) -> io::Result<(Summary, u6
 }
 
 fn refuse_unless_empty(dir: &Path) -> io::Result<()> {
-    if has_seed(dir) {
+    if has_seed(dir)? {
         return Err(refused(format!(
             "{} holds a restored state already, which waits for the first start; to restore another \
              one remove {}",
@@ -143,15 +143,16 @@ fn refuse_unless_empty(dir: &Path) -> io::Result<()> {
             dir.join(FOLDER).display()
         )));
     }
-    let in_use =
-        ["identity", "log", "snapshots", "state"].iter().find(|name| dir.join(name).exists());
-    in_use.map_or(Ok(()), |name| {
-        Err(refused(format!(
-            "{} is in use (it holds `{name}`): a backup is restored into a new cluster only, with \
-             empty data directories on all nodes",
-            dir.display()
-        )))
-    })
+    for name in ["identity", "log", "snapshots", "state"] {
+        if dir.join(name).try_exists()? {
+            return Err(refused(format!(
+                "{} is in use (it holds `{name}`): a backup is restored into a new cluster only, \
+                 with empty data directories on all nodes",
+                dir.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn write_rows(mut writer: SnapshotWriter, machine: &Machine) -> io::Result<SnapshotFile> {
@@ -164,9 +165,13 @@ fn write_rows(mut writer: SnapshotWriter, machine: &Machine) -> io::Result<Snaps
     writer.finish(sum)
 }
 
-/// Whether a restored state waits here for the first start.
-pub fn has_seed(dir: &Path) -> bool {
-    dir.join(FOLDER).join(SEED).exists()
+/// Whether a restored state waits here for the first start. One that cannot be looked at is an error:
+/// without it an empty cluster would be born, and its tokens would begin anew.
+fn has_seed(dir: &Path) -> io::Result<bool> {
+    let seed = dir.join(FOLDER).join(SEED);
+    seed.try_exists().map_err(|error| {
+        io::Error::new(error.kind(), format!("look for {}: {error}", seed.display()))
+    })
 }
 
 /// A restored state can only begin on the node that forms the cluster.
@@ -193,14 +198,15 @@ pub fn check(
     if joined {
         return clear(dir);
     }
-    if has_seed(dir) { refuse_unless_lowest(node_id, first_members) } else { Ok(()) }
+    if has_seed(dir)? { refuse_unless_lowest(node_id, first_members) } else { Ok(()) }
 }
 
-/// Makes the planted state that of the cluster which was just born, before Raft starts. Repeated
-/// after a crash until [`clear`] was called; does nothing where nothing was planted.
-pub async fn sow(dir: &Path, identity: &Identity, log: &LogStore) -> io::Result<()> {
-    if identity.joined || !has_seed(dir) {
-        return Ok(());
+/// Makes the planted state that of the cluster which was just born, before Raft starts. False where
+/// nothing was planted. It has to be written down that the node joined before Raft may use the
+/// log: until then this is repeated after a crash.
+pub async fn sow(dir: &Path, identity: &Identity, log: &LogStore) -> io::Result<bool> {
+    if identity.joined || !has_seed(dir)? {
+        return Ok(false);
     }
     let seed = open_backup(&dir.join(FOLDER).join(SEED))?;
     let leader = Vote::new(TERM, identity.node_id).leader_id().to_committed();
@@ -208,7 +214,8 @@ pub async fn sow(dir: &Path, identity: &Identity, log: &LogStore) -> io::Result<
     let at = LogId::new(leader, index);
     if !log.is_empty() && log.bounds() != (Some(at), Some(at)) {
         return Err(io::Error::other(
-            "a restored state waits for the first start, but the log is in use already",
+            "a restored state waits for the first start, but the log is in use already: restore again, \
+             with empty data directories on all nodes",
         ));
     }
     let (machine, _) = load(&seed)?;
@@ -228,12 +235,12 @@ pub async fn sow(dir: &Path, identity: &Identity, log: &LogStore) -> io::Result<
     log.purge(at).await?;
     log.save_vote(&Vote::new(TERM, identity.node_id)).await?;
     tracing::info!(rows = file.row_count(), position = %at, "the cluster begins with a restored state");
-    Ok(())
+    Ok(true)
 }
 
 /// Forgets what was planted, once the identity says that the log is in use.
 pub fn clear(dir: &Path) -> io::Result<()> {
-    if !has_seed(dir) {
+    if !has_seed(dir)? {
         return Ok(());
     }
     std::fs::remove_dir_all(dir.join(FOLDER))
@@ -286,11 +293,11 @@ mod tests {
         assert_eq!((held.cluster_id, held.applied_index), (99, 40));
         assert_eq!(ceiling, 1_000 + oarlock_core::limits::TOKEN_JUMP);
         // Cut before the log was told: the snapshot is there, the log is empty.
-        sow(dir, &identity(), &log(dir)).await.expect("it is sown");
+        assert!(sow(dir, &identity(), &log(dir)).await.expect("it is sown"));
         std::fs::remove_dir_all(dir.join("log")).expect("the log is lost");
         for cut in ["after the snapshot", "after the log"] {
             let log = log(dir);
-            sow(dir, &identity(), &log).await.expect(cut);
+            assert!(sow(dir, &identity(), &log).await.expect(cut), "{cut}");
             let file = current(dir);
             let at = file.meta().last_log_id;
             assert_eq!(at.map(|id| (id.leader_id.term, id.index)), Some((1, 40)), "{cut}");
@@ -302,21 +309,32 @@ mod tests {
             assert_eq!(position.membership.voter_ids().collect::<Vec<_>>(), [1, 2], "{cut}");
         }
         clear(dir).expect("it is forgotten");
-        assert!(!has_seed(dir));
+        assert!(!has_seed(dir).expect("it can be looked at"));
     }
 
     #[tokio::test]
     async fn a_log_in_use_is_not_sown_over() {
         let dir = tempfile::tempdir().expect("a directory");
         let backup = backup(&dir.path().join("elsewhere"));
-        plant(dir.path(), &backup, Given::NobodyKnows).expect("it is planted");
+        plant(dir.path(), &backup, Given::FirstRestore).expect("it is planted");
         let log = log(dir.path());
         let mut writer = log.clone();
         writer.save_vote(&Vote::new(3, 2)).await.expect("a vote");
         let why = sow(dir.path(), &identity(), &log).await.expect_err("refused");
         assert!(why.to_string().contains("in use already"), "{why}");
         let joined = Identity { joined: true, ..identity() };
-        sow(dir.path(), &joined, &log).await.expect("what runs has no more to do with it");
+        let sown =
+            sow(dir.path(), &joined, &log).await.expect("what runs has no more to do with it");
+        assert!(!sown);
+    }
+
+    #[test]
+    fn a_seed_that_cannot_be_looked_at_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // What is no directory cannot be looked into, even by root.
+        std::fs::write(dir.path().join(FOLDER), b"a file").expect("a file");
+        let members = BTreeMap::from([(1, Member::default())]);
+        assert!(check(dir.path(), false, 1, &members).is_err());
     }
 
     #[test]
@@ -326,7 +344,7 @@ mod tests {
         let folder = dir.path().join(FOLDER);
         std::fs::create_dir_all(&folder).expect("a directory");
         std::fs::write(folder.join(UNFINISHED), b"half").expect("a file");
-        plant(dir.path(), &backup, Given::NobodyKnows).expect("it is planted");
-        assert!(has_seed(dir.path()));
+        plant(dir.path(), &backup, Given::FirstRestore).expect("it is planted");
+        assert!(has_seed(dir.path()).expect("it can be looked at"));
     }
 }
