@@ -6,6 +6,7 @@ mod bench;
 mod dev;
 mod graph;
 mod locks;
+mod members;
 mod prove;
 mod records;
 mod serve;
@@ -77,6 +78,8 @@ enum Command {
     Status,
     /// Hand leadership to another node, or to the one that is closest behind
     Transfer(locks::Transfer),
+    #[command(subcommand)]
+    Members(members::OfMembers),
     Backup(backup::Backup),
     Restore(backup::Restore),
     /// Measure a cluster
@@ -136,6 +139,7 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         // The load generator uses all cores; nobody else has work for two.
         Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
         Command::Prove(prove) => on_runtime(0, prove::run(target, prove)),
+        Command::Members(of) => on_runtime(1, members::run(target, of)),
         Command::Backup(of) => on_runtime(1, backup::backup(target, of)),
         Command::Restore(of) => backup::restore(target, &of),
         Command::Dev(dev) => on_runtime(1, dev::run(dev)),

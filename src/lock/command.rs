@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId, Revision,
-    SessionId, Token, Value,
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId,
+    Revision, SessionId, Token, Value,
 };
 use crate::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
+use crate::service::members::MembersCall;
 use crate::service::replicator::{
     Call, ForwardError, Leadership, NodeId, Replicator, Reply, ReplyBody,
 };
@@ -45,9 +46,11 @@ pub fn deadline_of(call: &Call) -> Duration {
         Call::Propose(Command::Attach { .. }) => {
             REQUEST_DEADLINE + Duration::from_millis(oarlock_core::limits::WAIT_MS_MAX)
         }
-        Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => {
-            REQUEST_DEADLINE
-        }
+        Call::Propose(_)
+        | Call::Read(_)
+        | Call::Position
+        | Call::TransferLeader(_)
+        | Call::Members(_) => REQUEST_DEADLINE,
     }
 }
 
@@ -74,8 +77,10 @@ enum Remedy {
 fn remedy(call: &Call) -> Remedy {
     match call {
         Call::Read(_) | Call::Position | Call::TransferLeader(Some(_)) => Remedy::Repeat,
-        // It could move twice.
-        Call::TransferLeader(None) => Remedy::Nothing,
+        // It could move twice, or a second id be given.
+        Call::TransferLeader(None) | Call::Members(MembersCall::Invite { .. }) => Remedy::Nothing,
+        // Each ends in the same members, however often it is asked for.
+        Call::Members(_) => Remedy::Repeat,
         Call::Propose(command) => match command {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
                 Remedy::Resume(acquire.lease_id)
@@ -86,7 +91,8 @@ fn remedy(call: &Call) -> Remedy {
             // A late second time could undo what came between.
             Command::ForceRelease { target: ForceTarget::All, .. }
             | Command::SetValue { .. }
-            | Command::DeleteValue { .. } => Remedy::Nothing,
+            | Command::DeleteValue { .. }
+            | Command::PutRecord { .. } => Remedy::Nothing,
             // A session id is minted once per call, so that a repeat finds the first one's session.
             Command::OpenSession(_)
             | Command::Acquire(_)
@@ -146,7 +152,8 @@ impl Journey {
 
     /// What an error means to the caller, given the tries before it.
     fn failed(&self, error: ServiceError) -> ServiceError {
-        let changes = matches!(self.call, Call::Propose(_) | Call::TransferLeader(_));
+        let changes =
+            matches!(self.call, Call::Propose(_) | Call::TransferLeader(_) | Call::Members(_));
         if self.in_doubt && changes && error.is_not_done() {
             return unknown(&error.to_string());
         }
@@ -154,7 +161,7 @@ impl Journey {
     }
 
     fn ran_out(&self) -> ServiceError {
-        let changes = matches!(self.call, Call::Propose(_));
+        let changes = matches!(self.call, Call::Propose(_) | Call::Members(_));
         if changes && (self.in_flight || self.in_doubt) && !planted(Bug::TimeoutIsNotDone) {
             return unknown("no answer within the deadline");
         }
@@ -305,7 +312,11 @@ impl Journey {
             Call::Propose(Command::Acquire(acquire)) => acquire.wait.ms() > 0,
             Call::Propose(Command::AcquireMany(many)) => many.wait.ms() > 0,
             Call::Propose(Command::Attach { .. }) => true,
-            Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => false,
+            Call::Propose(_)
+            | Call::Read(_)
+            | Call::Position
+            | Call::TransferLeader(_)
+            | Call::Members(_) => false,
         }
     }
 }

@@ -15,8 +15,8 @@ use oarlock_core::command::{
 };
 use oarlock_core::event::EventKind;
 use oarlock_core::ids::{
-    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId, Revision,
-    SessionId, Token, Value,
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId,
+    Revision, SessionId, Token, Value,
 };
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::limits::Limits;

@@ -8,8 +8,8 @@ use oarlock_core::command::{
     OpenSession,
 };
 use oarlock_core::ids::{
-    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId, Revision,
-    SessionId, Token, Value,
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId,
+    Revision, SessionId, Token, Value,
 };
 use oarlock_core::limits::{GRACE_MS_DEFAULT, Limits};
 use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};

@@ -384,7 +384,9 @@ pub(crate) fn answer(machine: &Machine, question: &str) -> Vec<String> {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let records = machine.cluster_records(words.take("prefix").unwrap_or_default());
             let mut lines: Vec<String> = records
-                .map(|(key, it)| format!("{key} at {}: {}", it.revision.0, text(it.value.as_bytes())))
+                .map(|(key, it)| {
+                    format!("{key} at {}: {}", it.revision.0, text(it.value.as_bytes()))
+                })
                 .collect();
             lines.push(format!("the last revision is {}", machine.record_revision().0));
             lines

@@ -211,9 +211,7 @@ impl Naive {
             }
             Command::SetValue { name, lease_id, value } => self.set(name, *lease_id, value.clone()),
             Command::DeleteValue { name } => self.unset(name),
-            Command::PutRecord { key, value, expected } => {
-                self.put(key, value.as_ref(), *expected)
-            }
+            Command::PutRecord { key, value, expected } => self.put(key, value.as_ref(), *expected),
             Command::AcquireMany(many) => self.acquire_many(many, command),
             Command::HandOver(hand_over) => self.hand_over(hand_over, command),
             Command::OpenSession(open) => self.open(open, command),
