@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use crate::api::http;
 use crate::config::{self, Config};
 use crate::observe::metrics::Metrics;
-use crate::raft::birth::{self, random_u128};
+use crate::raft::birth::random_u128;
 use crate::raft::clock;
-use crate::raft::join;
+use crate::raft::join::Newcomer;
 use crate::raft::presence;
 use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::settings::{self, Timing};
@@ -105,9 +105,13 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let mut tasks = JoinSet::new();
     tasks.spawn(inbound::listen(peer_listener, Arc::clone(&local), Arc::clone(&handlers)));
 
+    let newcomer = Newcomer { first_members, token: join, address: advertised(&config), dir: &dir };
+    let parts = (&local, &peers, &*handlers);
     let identity = tokio::select! {
         () = stop.wait() => return Ok(()),
-        came = come_in(&config, join, store.identity.clone(), (&local, &peers, &handlers)) => came?,
+        came = newcomer.come_in(store.identity.clone(), parts) => {
+            came.map_err(because("become part of a cluster"))?
+        }
     };
     tracing::info!(
         cluster = format!("{:032x}", identity.cluster_id),
@@ -151,52 +155,16 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     presence::refused(&local).map_err(NodeError)
 }
 
-/// Who this node is: what it was, what it is invited to be, or what it becomes with the others.
-async fn come_in(
-    config: &Config,
-    join: Option<String>,
-    known: Option<Identity>,
-    (local, peers, handlers): (&Arc<Local>, &Arc<Peers>, &Arc<Handlers>),
-) -> Result<Identity, NodeError> {
-    let dir = &config.data_dir;
-    match (known, join) {
-        (Some(identity), _) if !identity.is_pending() => Ok(identity),
-        (known, Some(word)) => {
-            let address = advertised(config)?;
-            let token = join::read_token(&word, config.node_id).map_err(because("join"))?;
-            let asking = join::await_invitation(dir, (local, peers), &token, &address, known);
-            asking.await.map_err(because("join the cluster"))
-        }
-        (Some(_), None) => Err(NodeError(
-            "this node asked to join and was not let in yet: start it with its join token again"
-                .to_owned(),
-        )),
-        (None, None) => {
-            let first_members = first_members(config);
-            if !first_members.contains_key(&config.node_id) {
-                return Err(NodeError(format!(
-                    "node {} is not among the `members` that form the cluster: to join one that \
-                     runs, start it with a token of `oarlock members add`, as --join or \
-                     OARLOCK_JOIN_TOKEN",
-                    config.node_id
-                )));
-            }
-            let born = birth::await_birth(dir, local, peers, handlers, &first_members);
-            born.await.map_err(because("form the cluster"))
-        }
-    }
-}
-
 /// Where others reach a node that joins.
-fn advertised(config: &Config) -> Result<Member, NodeError> {
+fn advertised(config: &Config) -> Result<Member, String> {
     let (peer_address, api_address) = config.advertised();
     for (setting, address) in
         [("advertise_peer_address", &peer_address), ("advertise_api_address", &api_address)]
     {
         if config::is_anywhere(address) {
-            return Err(NodeError(format!(
+            return Err(format!(
                 "nobody can reach this node at {address}: say in {setting} where the others do"
-            )));
+            ));
         }
     }
     Ok(Member { peer_address, api_address, instance_id: 0 })

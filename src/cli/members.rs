@@ -18,12 +18,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// A removal waits at most so long for another change.
 const REMOVAL_MAX: Duration = Duration::from_secs(30);
 
-/// The members of the cluster: list them, invite, promote, remove and replace them
-///
-/// A new machine comes in three steps: `members add` here prints a join token; `oarlock serve --config
-/// node4.toml --join TOKEN` there brings it in as a learner, which gets the data and does not vote;
-/// `members promote` makes it a voter once it has caught up. A machine goes with `members remove`,
-/// and its id is never used again. `members replace` does both in one change.
+/// What is done about members.
 #[derive(Debug, Subcommand)]
 pub(super) enum OfMembers {
     /// Show every member, whether it votes, and how far it is behind

@@ -78,6 +78,12 @@ enum Command {
     Status,
     /// Hand leadership to another node, or to the one that is closest behind
     Transfer(locks::Transfer),
+    /// List, invite, promote, remove and replace the members of the cluster
+    ///
+    /// A new machine comes in three steps. `members add` prints a join token. `OARLOCK_JOIN_TOKEN=… oarlock
+    /// serve --config node4.toml` on that machine brings it in as a learner, which gets the data and
+    /// does not vote. `members promote` makes it a voter once it has caught up. A machine goes with
+    /// `members remove`, and its id is never used again; `members replace` does both in one change.
     #[command(subcommand)]
     Members(members::OfMembers),
     Backup(backup::Backup),

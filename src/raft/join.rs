@@ -5,15 +5,17 @@
 //! until its leader took it in or refused it for good. From the answer it knows the members, and from
 //! then on it needs no invitation any more; its log and state come from the leader.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::raft::birth::random_u128;
+use crate::raft::birth::{self, random_u128};
 use crate::raft::presence;
 use crate::raft::store::identity::Identity;
 use crate::raft::transport::Peers;
+use crate::raft::transport::inbound::Handlers;
 use crate::raft::transport::peers::Local;
 use crate::raft::types::Member;
 use crate::service::members::token::JoinToken;
@@ -23,8 +25,50 @@ use crate::service::replicator::NodeId;
 /// Pause between two rounds of asking.
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
 
+/// A node as it starts, perhaps for the first time.
+pub struct Newcomer<'a> {
+    pub dir: &'a Path,
+    /// Who forms the cluster, or who is asked.
+    pub first_members: BTreeMap<NodeId, Member>,
+    pub token: Option<String>,
+    /// Where others reach this node, or why they cannot.
+    pub address: Result<Member, String>,
+}
+
+impl Newcomer<'_> {
+    /// Who this node is: what it was, what it is invited to be, or what it becomes with the others.
+    pub async fn come_in(
+        self,
+        known: Option<Identity>,
+        (local, peers, handlers): (&Arc<Local>, &Arc<Peers>, &Handlers),
+    ) -> io::Result<Identity> {
+        match (known, self.token) {
+            (Some(identity), _) if !identity.is_pending() => Ok(identity),
+            (known, Some(word)) => {
+                let address = self.address.map_err(io::Error::other)?;
+                let token = read_token(&word, local.node_id())?;
+                await_invitation(self.dir, (local, peers), &token, &address, known).await
+            }
+            (Some(_), None) => Err(io::Error::other(
+                "this node asked to join and was not let in yet: start it with its join token again",
+            )),
+            (None, None) if !self.first_members.contains_key(&local.node_id()) => {
+                Err(io::Error::other(format!(
+                    "node {} is not among the `members` that form the cluster: to join one that \
+                     runs, start it with a token of `oarlock members add`, as --join or \
+                     OARLOCK_JOIN_TOKEN",
+                    local.node_id()
+                )))
+            }
+            (None, None) => {
+                birth::await_birth(self.dir, local, peers, handlers, &self.first_members).await
+            }
+        }
+    }
+}
+
 /// The word of an invitation, if it is one and for this node.
-pub fn read_token(word: &str, node_id: NodeId) -> io::Result<JoinToken> {
+fn read_token(word: &str, node_id: NodeId) -> io::Result<JoinToken> {
     let token: JoinToken = word.parse().map_err(io::Error::other)?;
     if token.node_id == node_id {
         return Ok(token);
@@ -37,7 +81,7 @@ pub fn read_token(word: &str, node_id: NodeId) -> io::Result<JoinToken> {
 }
 
 /// Waits until the cluster took this node in. `address` is where the others reach it.
-pub async fn await_invitation(
+async fn await_invitation(
     dir: &Path,
     (local, peers): (&Arc<Local>, &Arc<Peers>),
     token: &JoinToken,

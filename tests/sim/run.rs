@@ -197,7 +197,8 @@ fn come_to_rest(
         if rests && !probed {
             probed = true;
             for number in 0..locks {
-                let probe = probe(outside.clone(), number, random.fork());
+                let there = Outside { nodes: cluster.there(), ..outside.clone() };
+                let probe = probe(there, number, random.fork());
                 crowd.tasks.push(crowd.runtime.spawn(probe));
             }
         } else if rests {

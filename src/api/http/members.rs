@@ -2,17 +2,17 @@
 //! quorum allows; here it becomes sentences.
 
 use axum::body::Body;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use oarlock_client::wire::{
     Invitation, InvitationRequest, Members, MembersChanged, ReplaceRequest,
 };
 
-use super::body::{self, answer};
+use super::body;
 use super::error::Refusal;
 use super::query::Parameters;
-use super::routes::{App, unexpected};
+use super::routes::{App, Route, unexpected};
 use super::translate;
 use crate::service::members::{
     INVITATION_MS_DEFAULT, INVITATION_MS_MAX, INVITATION_MS_MIN, MembersCall, MembersRefusal,
@@ -23,14 +23,31 @@ use crate::service::replicator::{Call, NodeId, Replicator, ReplyBody};
 /// What all paths of one member begin with.
 const PREFIX: &str = "/v1/members/";
 
-pub(super) fn list<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
+/// Answers the paths of the members.
+pub(super) async fn answer<R: Replicator>(
+    app: &App<R>,
+    (route, method): (Route, Method),
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Refusal> {
+    match (route, method) {
+        (Route::Members, Method::GET) => list(app, parts),
+        (Route::Members, Method::POST) => invite(app, parts, body).await,
+        (Route::Member, Method::DELETE) => remove(app, parts, body).await,
+        (Route::MemberPromote, Method::POST) => promote(app, parts, body).await,
+        (Route::MemberReplace, Method::POST) => replace(app, parts, body).await,
+        (other, _) => Err(Refusal::method_not_allowed(other.allow())),
+    }
+}
+
+fn list<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
     Parameters::read(parts.uri.query(), &[])?;
     let cluster = translate::cluster(&app.service.node_state());
     let members = Members { leader_id: cluster.leader_id, members: cluster.members };
-    Ok(answer(StatusCode::OK, &members))
+    Ok(body::answer(StatusCode::OK, &members))
 }
 
-pub(super) async fn invite<R: Replicator>(
+async fn invite<R: Replicator>(
     app: &App<R>,
     parts: &Parts,
     body: Body,
@@ -46,7 +63,10 @@ pub(super) async fn invite<R: Replicator>(
     match change(app, MembersCall::Invite { node_id, ttl_ms }).await? {
         MembersReply::Invited { token, expires_in_ms } => {
             let (node_id, join_token) = (token.node_id, token.to_string());
-            Ok(answer(StatusCode::OK, &Invitation { node_id, join_token, expires_in_ms }))
+            Ok(body::answer(
+                StatusCode::OK,
+                &Invitation { node_id, join_token, expires_in_ms },
+            ))
         }
         MembersReply::Joined(_) | MembersReply::Changed | MembersReply::Refused(_) => {
             Err(unexpected())
@@ -54,7 +74,7 @@ pub(super) async fn invite<R: Replicator>(
     }
 }
 
-pub(super) async fn promote<R: Replicator>(
+async fn promote<R: Replicator>(
     app: &App<R>,
     parts: &Parts,
     body: Body,
@@ -66,7 +86,7 @@ pub(super) async fn promote<R: Replicator>(
     Ok(changed(node_id, "voter"))
 }
 
-pub(super) async fn remove<R: Replicator>(
+async fn remove<R: Replicator>(
     app: &App<R>,
     parts: &Parts,
     body: Body,
@@ -83,7 +103,7 @@ pub(super) async fn remove<R: Replicator>(
     Ok(changed(node_id, "removed"))
 }
 
-pub(super) async fn replace<R: Replicator>(
+async fn replace<R: Replicator>(
     app: &App<R>,
     parts: &Parts,
     body: Body,
@@ -99,7 +119,7 @@ pub(super) async fn replace<R: Replicator>(
 }
 
 fn changed(node_id: NodeId, is_now: &str) -> Response {
-    answer(StatusCode::OK, &MembersChanged { node_id, is_now: is_now.to_owned() })
+    body::answer(StatusCode::OK, &MembersChanged { node_id, is_now: is_now.to_owned() })
 }
 
 fn node_id(parts: &Parts, suffix: &str) -> Result<NodeId, Refusal> {

@@ -236,11 +236,9 @@ async fn dispatch<R: Replicator>(
         (Route::OpenApi, Method::GET) => Ok(node::openapi()),
         (Route::Cluster, Method::GET) => node::cluster(app, &parts),
         (Route::ClusterLeader, Method::POST) => node::transfer_leader(app, &parts, body).await,
-        (Route::Members, Method::GET) => members::list(app, &parts),
-        (Route::Members, Method::POST) => members::invite(app, &parts, body).await,
-        (Route::Member, Method::DELETE) => members::remove(app, &parts, body).await,
-        (Route::MemberPromote, Method::POST) => members::promote(app, &parts, body).await,
-        (Route::MemberReplace, Method::POST) => members::replace(app, &parts, body).await,
+        (Route::Members | Route::Member | Route::MemberPromote | Route::MemberReplace, method) => {
+            members::answer(app, (route, method), &parts, body).await
+        }
         (Route::Backup, Method::POST) => backup::take(app, &parts, body).await,
         (Route::Watch, Method::GET) => watch::open(app, &parts),
         (Route::Hold, Method::GET) => hold::open(app, &parts),
@@ -283,10 +281,6 @@ async fn dispatch<R: Replicator>(
             | Route::Grant
             | Route::Cluster
             | Route::ClusterLeader
-            | Route::Members
-            | Route::Member
-            | Route::MemberPromote
-            | Route::MemberReplace
             | Route::Backup
             | Route::Watch
             | Route::Hold,

@@ -175,6 +175,9 @@ impl RaftReplicator {
         if let Ok(done) = timeout(CATCH_UP_MAX, caught_up).await {
             return done.map(Ok);
         }
+        if !self.leadership.borrow().serving_here {
+            return Err(ProposeError::NotLeader(None));
+        }
         let metrics = self.raft.data_metrics();
         let matched = matched(&metrics.borrow_watched());
         let entries = matched.map(|index| wanted.saturating_sub(index));
@@ -230,6 +233,7 @@ impl RaftReplicator {
     /// As leader, finishes a change of voters that stands half way; for ever.
     pub(super) async fn finish_changes(&self) {
         let mut metrics = self.raft.server_metrics();
+        let mut leadership = self.leadership.subscribe();
         loop {
             let half_way = {
                 let metrics = metrics.borrow_watched();
@@ -237,8 +241,12 @@ impl RaftReplicator {
                 joint && self.leadership.borrow().serving_here
             };
             if !half_way {
-                if metrics.changed().await.is_err() {
-                    return std::future::pending().await;
+                tokio::select! {
+                    changed = metrics.changed() => if changed.is_err() {
+                        return std::future::pending().await;
+                    },
+                    // Its sender lives as long as this does.
+                    _ = leadership.changed() => {}
                 }
                 continue;
             }

@@ -243,6 +243,11 @@ impl Cluster {
         sets
     }
 
+    /// Who is a member, or joins.
+    pub(crate) fn there(&self) -> Vec<u64> {
+        self.nodes.keys().copied().filter(|node| !self.roster.is_out(*node)).collect()
+    }
+
     /// At rest a cluster that survives the loss of one node is left.
     pub(crate) fn judge_members(&self) {
         for voters in self.voters_known() {

@@ -101,7 +101,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
         mark: None,
     };
     let frame = wire::frame(KIND_HELLO, 5, &hello(Purpose::Append));
-    assert_eq!(hex(&frame), "01681000000005000000000000000200010701650200c155bd92");
+    assert_eq!(hex(&frame), "01681000000005000000000000000300010701650200e62881db");
     let welcome: HelloReply =
         Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None });
     assert_eq!(
