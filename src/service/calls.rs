@@ -76,11 +76,12 @@ enum Remedy {
 
 fn remedy(call: &Call) -> Remedy {
     match call {
-        Call::Read(_) | Call::Position | Call::TransferLeader(Some(_)) => Remedy::Repeat,
         // It could move twice, or a second id be given.
         Call::TransferLeader(None) | Call::Members(MembersCall::Invite { .. }) => Remedy::Nothing,
-        // Each ends in the same members, however often it is asked for.
-        Call::Members(_) => Remedy::Repeat,
+        // Other changes of the members end in the same ones, however often they are asked for.
+        Call::Read(_) | Call::Position | Call::TransferLeader(Some(_)) | Call::Members(_) => {
+            Remedy::Repeat
+        }
         Call::Propose(command) => match command {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
                 Remedy::Resume(acquire.lease_id)

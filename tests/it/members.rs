@@ -47,19 +47,19 @@ fn work(apis: &[String], stop: &AtomicBool, done: &AtomicU64) {
         turn += 1;
         let api = &apis[turn % apis.len()];
         let body = r#"{"owner":"worker","ttl_ms":5000,"wait_ms":5000}"#;
-        let taken = ask(api, "POST", "/v1/locks/load", body, Duration::from_secs(20));
+        let granted = ask(api, "POST", "/v1/locks/load", body, Duration::from_secs(20));
         // A node that was removed, or a leader that was lost, answers nothing.
-        let Ok(taken) = taken else { continue };
-        match taken.status {
+        let Ok(granted) = granted else { continue };
+        match granted.status {
             200 => {}
             // An answer that was lost left its lease behind.
             409 | 503 | 504 => continue,
-            other => panic!("{other}: {taken:?}"),
+            other => panic!("{other}: {granted:?}"),
         }
-        let token = taken.number("token");
+        let token = granted.number("token");
         assert!(token > last, "{token} after {last}");
         last = token;
-        let path = format!("/v1/leases/{}", taken.text("lease_id"));
+        let path = format!("/v1/leases/{}", granted.text("lease_id"));
         for api in apis.iter().cycle().take(20 * apis.len()) {
             match ask(api, "DELETE", &path, "", Duration::from_secs(20)) {
                 Ok(released) if released.status == 200 => break,

@@ -63,10 +63,7 @@ async fn invite<R: Replicator>(
     match change(app, MembersCall::Invite { node_id, ttl_ms }).await? {
         MembersReply::Invited { token, expires_in_ms } => {
             let (node_id, join_token) = (token.node_id, token.to_string());
-            Ok(body::answer(
-                StatusCode::OK,
-                &Invitation { node_id, join_token, expires_in_ms },
-            ))
+            Ok(body::answer(StatusCode::OK, &Invitation { node_id, join_token, expires_in_ms }))
         }
         MembersReply::Joined(_) | MembersReply::Changed | MembersReply::Refused(_) => {
             Err(unexpected())
