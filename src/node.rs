@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::api::http;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::observe::metrics::Metrics;
-use crate::raft::birth::{self, random_u128};
+use crate::raft::birth::random_u128;
 use crate::raft::clock;
+use crate::raft::join::Newcomer;
 use crate::raft::presence;
 use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::settings::{self, Timing};
@@ -83,8 +84,8 @@ pub fn restore_backup(
         .map_err(because("restore the backup"))
 }
 
-/// Runs a node until `stop`.
-pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
+/// Runs a node until `stop`. With `join` it may come into a cluster that runs.
+pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(), NodeError> {
     #[cfg(feature = "proof")]
     crate::raft::faults::obey(std::env::var_os("OARLOCK_FAULTS"))
         .map_err(because("read the orders to fail"))?;
@@ -97,21 +98,20 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
 
     let first_members = first_members(&config);
     let addresses = first_members.iter().map(|(id, m)| (*id, m.peer_address.clone())).collect();
-    let local = Local::new(config.node_id, addresses, store.identity.clone());
+    let known = store.identity.clone().filter(|identity| !identity.is_pending());
+    let local = Local::new(config.node_id, addresses, known);
     let peers = Peers::new(Arc::clone(&local));
     let handlers = Arc::new(Handlers::default());
     let mut tasks = JoinSet::new();
     presence::show(&store.log, &local, random_seed());
     tasks.spawn(inbound::listen(peer_listener, Arc::clone(&local), Arc::clone(&handlers)));
 
-    let identity = if let Some(identity) = store.identity.clone() {
-        identity
-    } else {
-        tokio::select! {
-            () = stop.wait() => return Ok(()),
-            born = birth::await_birth(&dir, &local, &peers, &handlers, &first_members) => {
-                born.map_err(because("form the cluster"))?
-            }
+    let newcomer = Newcomer { first_members, token: join, address: advertised(&config), dir: &dir };
+    let parts = (&local, &peers, &*handlers);
+    let identity = tokio::select! {
+        () = stop.wait() => return Ok(()),
+        came = newcomer.come_in(store.identity.clone(), parts) => {
+            came.map_err(because("become part of a cluster"))?
         }
     };
     tracing::info!(
@@ -155,6 +155,21 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NodeError> {
     closed.map_err(|error| NodeError(format!("close the state: {error}")))?;
     serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))??;
     presence::refused(&local).map_err(NodeError)
+}
+
+/// Where others reach a node that joins.
+fn advertised(config: &Config) -> Result<Member, String> {
+    let (peer_address, api_address) = config.advertised();
+    for (setting, address) in
+        [("advertise_peer_address", &peer_address), ("advertise_api_address", &api_address)]
+    {
+        if config::is_anywhere(address) {
+            return Err(format!(
+                "nobody can reach this node at {address}: say in {setting} where the others do"
+            ));
+        }
+    }
+    Ok(Member { peer_address, api_address, instance_id: 0 })
 }
 
 /// Begins with the backup that was put here, if there is one.
@@ -219,7 +234,7 @@ async fn bind(address: &str, setting: &str) -> Result<TcpListener, NodeError> {
 }
 
 fn first_members(config: &Config) -> BTreeMap<NodeId, Member> {
-    let member = |m: &crate::config::MemberConfig| Member {
+    let member = |m: &config::MemberConfig| Member {
         peer_address: m.peer_address.clone(),
         api_address: m.api_address.clone(),
         instance_id: 0,
@@ -343,6 +358,14 @@ fn wire(
     let hears = Arc::clone(replicator);
     let _only_once = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
     let _only_once = handlers.raft.set(raft);
+    let asks = Arc::downgrade(service);
+    let _only_once = handlers.join.set(Box::new(move |join| {
+        let asks = Weak::clone(&asks);
+        Box::pin(async move {
+            let service = asks.upgrade().ok_or("it is stopping")?;
+            service.join_elsewhere(join).await.map_err(|error| error.to_string())
+        })
+    }));
 }
 
 /// The lowest first member initialises Raft once; a crash before that is made up for here.
@@ -353,7 +376,7 @@ async fn initialise(
     local: &Local,
 ) -> Result<(), NodeError> {
     let lowest = identity.members.iter().map(|(id, _)| *id).min() == Some(identity.node_id);
-    if !lowest || identity.joined {
+    if !lowest || identity.joined || identity.invited {
         return Ok(());
     }
     let initialised = raft.is_initialized().await;

@@ -6,6 +6,7 @@ mod bench;
 mod dev;
 mod graph;
 mod locks;
+mod members;
 mod prove;
 mod records;
 mod serve;
@@ -77,6 +78,14 @@ enum Command {
     Status,
     /// Hand leadership to another node, or to the one that is closest behind
     Transfer(locks::Transfer),
+    /// List, invite, promote, remove and replace the members of the cluster
+    ///
+    /// A new machine comes in three steps. `members add` prints a join token. `OARLOCK_JOIN_TOKEN=… oarlock
+    /// serve --config node4.toml` on that machine brings it in as a learner, which gets the data and
+    /// does not vote. `members promote` makes it a voter once it has caught up. A machine goes with
+    /// `members remove`, and its id is never used again; `members replace` does both in one change.
+    #[command(subcommand)]
+    Members(members::OfMembers),
     Backup(backup::Backup),
     Restore(backup::Restore),
     /// Measure a cluster
@@ -136,6 +145,7 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         // The load generator uses all cores; nobody else has work for two.
         Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
         Command::Prove(prove) => on_runtime(0, prove::run(target, prove)),
+        Command::Members(of) => on_runtime(1, members::run(target, of)),
         Command::Backup(of) => on_runtime(1, backup::backup(target, of)),
         Command::Restore(of) => backup::restore(target, &of),
         Command::Dev(dev) => on_runtime(1, dev::run(dev)),

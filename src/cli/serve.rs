@@ -19,6 +19,10 @@ pub(super) struct Serve {
     /// Overrides `data_dir` of the file
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Join a cluster that runs, with the token that `oarlock members add` printed. Better in the
+    /// variable: arguments are seen by all who use the machine. Not needed after the first start
+    #[arg(long, value_name = "TOKEN", env = "OARLOCK_JOIN_TOKEN", hide_env_values = true)]
+    join: Option<String>,
     /// Stop when standard input ends; for a parent that holds the other end
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
@@ -63,7 +67,7 @@ pub(super) async fn run(serve: Serve, config: Config) -> Result<(), Failure> {
             parent.trigger();
         });
     }
-    let ended = node::run(config, stop).await;
+    let ended = node::run(config, serve.join, stop).await;
     ended.map_err(|error| Failure::node(error.to_string()))
 }
 

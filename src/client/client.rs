@@ -236,7 +236,9 @@ impl Client {
             }
             let before = std::mem::replace(&mut last.doubt, changes);
             match self.once(call, &mut slot).await {
-                Ok((status, body)) if status == StatusCode::SERVICE_UNAVAILABLE => {
+                Ok((status, body))
+                    if status == StatusCode::SERVICE_UNAVAILABLE && !is_told(&body) =>
+                {
                     let unknown = body.windows(9).any(|part| part == b"\"unknown\"");
                     if changes && unknown && !call.repeatable {
                         return Ok((status, body));
@@ -285,6 +287,12 @@ impl Client {
             None => Err(Lost::NotSent("no connection".to_owned())),
         }
     }
+}
+
+/// Whether a node that cannot do it yet says why: the caller is to know, and no other node does better.
+fn is_told(body: &Bytes) -> bool {
+    let kind = b"\"member-behind\"";
+    body.windows(kind.len()).any(|part| part == kind)
 }
 
 /// Gives a request an id if it has none; how to believe its answer follows from that.

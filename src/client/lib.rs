@@ -9,6 +9,7 @@ mod client;
 mod connection;
 mod error;
 mod many;
+mod members;
 mod records;
 pub mod stream;
 mod time;

@@ -4,6 +4,7 @@
 //! silent default. Answers are read leniently: a newer server may say more than this client knows.
 
 mod many;
+mod members;
 mod mode;
 mod records;
 #[cfg(feature = "schema")]
@@ -17,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::stream::Why;
 pub use many::{AcquireManyRequest, ClaimRequest, HandOverRequest, Leases};
+pub use members::{Invitation, InvitationRequest, Members, MembersChanged, ReplaceRequest};
 pub use mode::Mode;
 pub use records::{History, PastGrant, Value, ValueDeleted, ValueRequest};
 

@@ -45,7 +45,11 @@ pub struct Config {
     pub api_address: String,
     /// `host:port` to serve peers on.
     pub peer_address: String,
-    /// Who forms the cluster; equal on all nodes.
+    /// `host:port` at which clients reach the API of a node that joins; empty for `api_address`.
+    pub advertise_api_address: String,
+    /// `host:port` at which peers reach a node that joins; empty for `peer_address`.
+    pub advertise_peer_address: String,
+    /// Who forms the cluster, or whom a node that joins asks; equal on all that form it.
     pub members: Vec<MemberConfig>,
     /// Leader to followers; also the pace of the lease clock.
     pub heartbeat_interval_ms: u64,
@@ -85,6 +89,8 @@ impl Default for Config {
             data_dir: PathBuf::from("oarlock-data"),
             api_address: "127.0.0.1:7400".to_owned(),
             peer_address: "127.0.0.1:7401".to_owned(),
+            advertise_api_address: String::new(),
+            advertise_peer_address: String::new(),
             members: (1..=3).map(member).collect(),
             heartbeat_interval_ms: 100,
             election_timeout_min_ms: 500,
@@ -115,7 +121,25 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
+/// Whether an address is good for binding only.
+pub fn is_anywhere(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+}
+
 impl Config {
+    /// Where others reach the peer listener and the API of this node.
+    pub fn advertised(&self) -> (String, String) {
+        let or = |told: &String, bound: &String| {
+            if told.is_empty() { bound.clone() } else { told.clone() }
+        };
+        (
+            or(&self.advertise_peer_address, &self.peer_address),
+            or(&self.advertise_api_address, &self.api_address),
+        )
+    }
+
     /// Reads a file and the environment, and checks the whole.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
         let one = |problem: String| ConfigErrors(vec![problem]);
@@ -177,7 +201,7 @@ mod tests {
 
     #[test]
     fn all_errors_are_told_at_once() {
-        let text = "node_id = 9\nheartbeat_interval_ms = 400\napi_address = \"nonsense\"";
+        let text = "node_id = 0\nheartbeat_interval_ms = 400\napi_address = \"nonsense\"";
         let errors = Config::parse(text, []).expect_err("it is wrong in three ways");
         assert!(errors.0.len() >= 3, "{errors}");
     }
@@ -194,6 +218,20 @@ mod tests {
         let number = ("OARLOCK_SNAPSHOT_LOG_ENTRIES".to_owned(), "77".to_owned());
         let config = Config::parse("log_level = \"warn\"", [variable, number]).expect("valid");
         assert_eq!((config.log_level.as_str(), config.snapshot_log_entries), ("debug", 77));
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_reach_is_known() {
+        assert!(["0.0.0.0:7401", "[::]:7401"].into_iter().all(is_anywhere));
+        assert!(!["127.0.0.1:7401", "node-1:7401", "[::1]:7401"].into_iter().any(is_anywhere));
+        let text = "node_id = 4\npeer_address = \"127.0.0.1:7431\"";
+        let config = Config::parse(text, []).expect("it may join");
+        assert_eq!(config.advertised().0, "127.0.0.1:7431");
+        let text = format!("{text}\nadvertise_peer_address = \"node-4:7401\"");
+        assert_eq!(Config::parse(&text, []).expect("valid").advertised().0, "node-4:7401");
+        let first = Config::parse("advertise_peer_address = \"node-4:7401\"", []);
+        let errors = first.expect_err("it contradicts the list of members");
+        assert!(errors.to_string().contains("what `members` says"), "{errors}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::config::Config;
+use crate::config::{Config, MemberConfig};
 
 /// Everything that is wrong, a sentence each.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -47,11 +47,14 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
 
 fn members(config: &Config, problems: &mut Vec<String>) {
     if config.members.is_empty() {
-        problems.push("members is empty; list every first member, this node included.".into());
+        problems.push(
+            "members is empty; list every first member, or whom this node asks to join.".into(),
+        );
     }
-    if !config.members.iter().any(|member| member.id == config.node_id) {
-        problems.push(format!("node_id {} is not among the members.", config.node_id));
+    if config.node_id == 0 {
+        problems.push("node_id is at least 1.".into());
     }
+    advertised(config, problems);
     let ids: BTreeSet<u64> = config.members.iter().map(|member| member.id).collect();
     if ids.len() != config.members.len() {
         problems.push("two members have the same id; each id is used once, for ever.".into());
@@ -64,6 +67,26 @@ fn members(config: &Config, problems: &mut Vec<String>) {
             } else if !seen.insert(address) {
                 problems.push(format!("member {}: {address} is used twice.", member.id));
             }
+        }
+    }
+}
+
+/// What first members are reached at stands in the list that all of them have.
+fn advertised(config: &Config, problems: &mut Vec<String>) {
+    let own = config.members.iter().find(|member| member.id == config.node_id);
+    let listed = |of: fn(&MemberConfig) -> &String| own.map(of);
+    let settings = [
+        ("advertise_api_address", &config.advertise_api_address, listed(|it| &it.api_address)),
+        ("advertise_peer_address", &config.advertise_peer_address, listed(|it| &it.peer_address)),
+    ];
+    for (setting, address, listed) in settings.into_iter().filter(|(_, it, _)| !it.is_empty()) {
+        if port_of(address).is_none() {
+            problems.push(format!("{setting} is host:port, not {address:?}."));
+        }
+        if let Some(listed) = listed.filter(|listed| *listed != address) {
+            problems.push(format!(
+                "{setting} {address} is not what `members` says of this node: {listed}."
+            ));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Checks every invariant that `lib.rs` numbers; for tests and simulations, where it runs after
 //! each step. Its cost grows with the state.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -30,6 +31,7 @@ impl Machine {
         }
         self.check_sessions()?;
         self.check_counts()?;
+        self.check_records()?;
         self.check_memory()
     }
 
@@ -233,7 +235,7 @@ impl Machine {
         ensure(self.sessions.open.len() <= self.limits.sessions_max, || {
             "too many sessions".to_string()
         })?;
-        let shares: usize = self.table.shares.values().map(alloc::collections::BTreeSet::len).sum();
+        let shares: usize = self.table.shares.values().map(BTreeSet::len).sum();
         let holders: usize = self.table.locks.values().map(|lock| lock.holders.len()).sum();
         let held = self.table.leases.len().saturating_sub(waiting);
         ensure(holders.saturating_add(shares) == held, || "a share of nobody".to_string())?;
@@ -250,6 +252,22 @@ impl Machine {
         })?;
         ensure(self.recent_fits(), || "too many recent ends".to_string())?;
         ensure(self.token_last.0 <= self.limits.token_max, || "a token too large".to_string())
+    }
+
+    /// Invariants 10 and 16.
+    fn check_records(&self) -> Result<(), String> {
+        let kept = &self.records.kept;
+        ensure(kept.len() <= self.limits.records_max, || "too many records".to_string())?;
+        let mut revisions = BTreeSet::new();
+        for (key, record) in kept {
+            ensure(record.revision <= self.records.revision, || {
+                format!("the record {key} has a revision that was never given")
+            })?;
+            ensure(revisions.insert(record.revision), || {
+                format!("the record {key} has the revision of another")
+            })?;
+        }
+        Ok(())
     }
 
     fn recent_fits(&self) -> bool {

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    LeaseId, LockName, Metadata, Owner, Permits, Reason, RequestId, SessionId, Token, Value,
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId,
+    Revision, SessionId, Token, Value,
 };
 use crate::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 
@@ -94,6 +95,26 @@ pub enum Command {
     AcquireMany(AcquireMany),
     /// Gives a held lock to a new lease, with a new token and without a gap.
     HandOver(HandOver),
+    /// Writes or deletes a record of the cluster itself, if it is as expected.
+    PutRecord {
+        /// Under what it is kept.
+        key: RecordKey,
+        /// `None` deletes it.
+        value: Option<RecordValue>,
+        /// What must be there.
+        expected: Expected,
+    },
+}
+
+/// What a change of a record finds, or it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expected {
+    /// Whatever there is.
+    Anything,
+    /// No record.
+    Absent,
+    /// The record as its last change at this revision left it.
+    At(Revision),
 }
 
 /// The claims of one client on several locks: all are granted in one step, or none.

@@ -8,6 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
@@ -149,6 +150,12 @@ bounded_text!(
     limits::OWNER_BYTES_MAX,
     "Free text that tells people who holds or waits."
 );
+bounded_text!(
+    RecordKey,
+    "record key",
+    limits::RECORD_KEY_BYTES_MAX,
+    "Under what a record of the cluster itself is kept."
+);
 bounded_text!(Reason, "reason", limits::REASON_BYTES_MAX, "Why somebody force-released a lock.");
 
 /// A small text that a lock carries for whoever reads it: an address, a version, a checkpoint. It
@@ -186,6 +193,51 @@ impl TryFrom<String> for Value {
 
 impl From<Value> for String {
     fn from(value: Value) -> String {
+        value.0.as_ref().into()
+    }
+}
+
+/// What a record of the cluster itself says; only the shell knows its form. Never shown, because it
+/// may be the hash of a secret.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+pub struct RecordValue(Arc<[u8]>);
+
+impl RecordValue {
+    /// Checks the length.
+    pub fn new(bytes: &[u8]) -> Result<Self, Invalid> {
+        if bytes.len() > limits::RECORD_BYTES_MAX {
+            return Err(Invalid(format!(
+                "a record has at most {} bytes, this one has {}",
+                limits::RECORD_BYTES_MAX,
+                bytes.len()
+            )));
+        }
+        Ok(Self(bytes.into()))
+    }
+
+    /// The bytes themselves.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RecordValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl TryFrom<Vec<u8>> for RecordValue {
+    type Error = Invalid;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Invalid> {
+        Self::new(&bytes)
+    }
+}
+
+impl From<RecordValue> for Vec<u8> {
+    fn from(value: RecordValue) -> Self {
         value.0.as_ref().into()
     }
 }

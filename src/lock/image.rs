@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use crate::command::LEVEL;
 use crate::deadlines::Due;
 use crate::history::{History, PastGrant};
-use crate::ids::{LeaseId, LockName, RequestId, Revision, SessionId, Token};
+use crate::ids::{LeaseId, LockName, RecordKey, RequestId, Revision, SessionId, Token};
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::outcome::ValueInfo;
 use crate::planted::{Bug, planted};
+use crate::records::{Record, Records};
 use crate::requests::{EndLog, LogKind, Place, Subject};
 use crate::sessions::OpenedSession;
 use crate::table::Lock;
@@ -55,6 +56,10 @@ pub enum RowKey {
     Value(LockName),
     /// Grants that ended, oldest chunk first.
     History(u64),
+    /// The last revision that a record was given; absent before the first.
+    RecordRevision,
+    /// A record of the cluster itself.
+    Record(RecordKey),
 }
 
 /// One row.
@@ -83,6 +88,10 @@ pub enum RowValue {
     Value(Box<ValueInfo>),
     /// Of [`RowKey::History`].
     History(Vec<PastGrant>),
+    /// Of [`RowKey::RecordRevision`].
+    RecordRevision(Revision),
+    /// Of [`RowKey::Record`].
+    Record(Box<Record>),
 }
 
 /// The clock and the counters. Persisted.
@@ -146,6 +155,7 @@ impl Machine {
         let history = (self.history.first..).zip(self.history.chunks.iter());
         let history = history
             .map(|(number, chunk)| (RowKey::History(number), RowValue::History(chunk.clone())));
+        let records = self.record_rows();
         core::iter::once((RowKey::Meta, RowValue::Meta(self.meta())))
             .chain(locks.map(|(name, lock)| (RowKey::Lock(name.clone()), lock_row(lock))))
             .chain(leases.map(|(id, lease)| (RowKey::Lease(*id), RowValue::Lease(lease.clone()))))
@@ -156,6 +166,7 @@ impl Machine {
             .chain(chunks(LogKind::Recent))
             .chain(values)
             .chain(history)
+            .chain(records)
             .map(|(key, value)| (key, row(value)))
     }
 
@@ -185,6 +196,19 @@ impl Machine {
         }
     }
 
+    fn record_rows(&self) -> impl Iterator<Item = (RowKey, RowValue)> {
+        let revision = self.last_record_revision();
+        let revision = revision.map(|it| (RowKey::RecordRevision, RowValue::RecordRevision(it)));
+        let kept = self.records.kept.iter().map(|(key, record)| {
+            (RowKey::Record(key.clone()), RowValue::Record(Box::new(record.clone())))
+        });
+        revision.into_iter().chain(kept)
+    }
+
+    fn last_record_revision(&self) -> Option<Revision> {
+        Some(self.records.revision).filter(|revision| *revision > Revision(0))
+    }
+
     fn row(&self, key: &RowKey) -> Option<Row> {
         let chunk = |kind: LogKind, number| {
             self.memory.log(kind).chunk(number).cloned().map(RowValue::Chunk)
@@ -206,6 +230,10 @@ impl Machine {
                 lock.and_then(|lock| lock.value.clone()).map(RowValue::Value)
             }
             RowKey::History(number) => self.history.chunk(*number).cloned().map(RowValue::History),
+            RowKey::RecordRevision => self.last_record_revision().map(RowValue::RecordRevision),
+            RowKey::Record(key) => {
+                self.cluster_record(key).map(|record| RowValue::Record(Box::new(record.clone())))
+            }
         };
         value.map(row)
     }
@@ -234,6 +262,8 @@ struct Parts {
     recent: BTreeMap<u64, Vec<Answer>>,
     values: BTreeMap<LockName, Box<ValueInfo>>,
     history: BTreeMap<u64, Vec<PastGrant>>,
+    record_revision: Option<Revision>,
+    records: BTreeMap<RecordKey, Record>,
 }
 
 impl Parts {
@@ -255,6 +285,12 @@ impl Parts {
             (RowKey::Recent(no), RowValue::Chunk(row)) => self.recent.insert(no, row).is_some(),
             (RowKey::Value(name), RowValue::Value(row)) => self.values.insert(name, row).is_some(),
             (RowKey::History(no), RowValue::History(row)) => self.history.insert(no, row).is_some(),
+            (RowKey::RecordRevision, RowValue::RecordRevision(row)) => {
+                self.record_revision.replace(row).is_some()
+            }
+            (RowKey::Record(key), RowValue::Record(row)) => {
+                self.records.insert(key, *row).is_some()
+            }
             (key, _) => return Err(BadImage(format!("{key:?} holds a row of another kind"))),
         };
         if twice { Err(BadImage("a key comes twice".to_string())) } else { Ok(()) }
@@ -289,6 +325,7 @@ impl Parts {
         }
         machine.restore_values(self.values)?;
         machine.history = restore_history(self.history)?;
+        machine.records = restore_records(self.record_revision, self.records)?;
         for (session_id, session) in self.sessions {
             machine.restore_session(session_id, session)?;
         }
@@ -306,6 +343,17 @@ impl Parts {
         }
         Ok(machine)
     }
+}
+
+fn restore_records(
+    revision: Option<Revision>,
+    kept: BTreeMap<RecordKey, Record>,
+) -> Result<Records, BadImage> {
+    let revision = revision.unwrap_or_default();
+    if let Some((key, _)) = kept.iter().find(|(_, record)| record.revision > revision) {
+        return Err(BadImage(format!("the record {key} has a revision that was never given")));
+    }
+    Ok(Records { kept, revision })
 }
 
 fn restore_history(chunks: BTreeMap<u64, Vec<PastGrant>>) -> Result<History, BadImage> {

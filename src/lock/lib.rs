@@ -45,6 +45,8 @@
 //!   nobody was told of it. A closed lock keeps the place of the lost lease within `LEASES_MAX`.
 //! - **Values.** Who holds a lock may write its value, which outlives the grant until it is written
 //!   again or deleted, and carries the token under which it was written.
+//! - **Records** are of the cluster itself and apart from all locks: changed by compare and set alone,
+//!   in no list, watch or history.
 //! - **History.** Ended grants are kept in one bounded ring; nothing is decided by it.
 //! - **Re-acquire.** A session that holds a lock may take it again in the same mode, past the queue:
 //!   one more lease on the same grant and token, which ends with its last lease.
@@ -91,6 +93,7 @@
 //!     deadline and is attached or not.
 //! 15. A grant that is held by several leases is held by one session, in one mode, and its lowest
 //!     lease id stands among the holders.
+//! 16. No record has a revision above the last one given, and no two have the same.
 #![no_std]
 #![warn(missing_docs)]
 
@@ -116,6 +119,7 @@ pub mod planted;
 pub mod query;
 mod queue;
 mod reacquire;
+pub mod records;
 mod release;
 mod requests;
 mod restored;

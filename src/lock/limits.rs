@@ -33,6 +33,12 @@ pub const LOCK_DELAY_MS_MAX: u64 = 3_600_000;
 pub const VALUE_BYTES_MAX: usize = 4096;
 /// Locks that carry a value, of the whole cluster.
 pub const VALUES_MAX: usize = 100_000;
+/// Longest key of a record of the cluster itself, in bytes of UTF-8.
+pub const RECORD_KEY_BYTES_MAX: usize = 128;
+/// Longest record of the cluster itself, in bytes.
+pub const RECORD_BYTES_MAX: usize = 4096;
+/// Records of the cluster itself.
+pub const RECORDS_MAX: usize = 10_000;
 /// Ended grants that the history keeps; older ones make room.
 pub const HISTORY_MAX: usize = 65_536;
 /// Locks that one request may ask for together.
@@ -85,6 +91,8 @@ pub struct Limits {
     pub leases_per_session_max: usize,
     /// See [`VALUES_MAX`].
     pub values_max: usize,
+    /// See [`RECORDS_MAX`].
+    pub records_max: usize,
     /// See [`HISTORY_MAX`].
     pub history_max: usize,
     /// See [`DEADLOCK_WALK_MAX`].
@@ -114,6 +122,7 @@ impl Default for Limits {
             sessions_max: SESSIONS_MAX,
             leases_per_session_max: LEASES_PER_SESSION_MAX,
             values_max: VALUES_MAX,
+            records_max: RECORDS_MAX,
             history_max: HISTORY_MAX,
             deadlock_walk_max: DEADLOCK_WALK_MAX,
             expiries_per_advance_max: EXPIRIES_PER_ADVANCE_MAX,

@@ -17,6 +17,7 @@ use crate::ids::{Revision, Token};
 use crate::limits::Limits;
 use crate::outcome::{EndReason, Outcome};
 use crate::planted::{Bug, planted};
+use crate::records::Records;
 use crate::requests::Memory;
 use crate::sessions::Sessions;
 use crate::table::{Lease, LeaseState, Table};
@@ -36,6 +37,7 @@ pub struct Machine {
     pub(crate) deadlines: Deadlines,
     pub(crate) memory: Memory,
     pub(crate) history: History,
+    pub(crate) records: Records,
     pub(crate) value_count: usize,
     /// Locks that a lock-delay keeps closed.
     pub(crate) closed_count: usize,
@@ -158,6 +160,9 @@ impl Machine {
             Command::DeleteValue { name } => self.delete_value(name, step),
             Command::AcquireMany(many) => self.acquire_many(many, step),
             Command::HandOver(hand_over) => self.hand_over(hand_over, step),
+            Command::PutRecord { key, value, expected } => {
+                self.put_record(key, value.as_ref(), *expected)
+            }
         }
     }
 

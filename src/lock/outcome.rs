@@ -49,6 +49,8 @@ pub enum Outcome {
     GrantedMany(Vec<Grant>),
     /// The request stands in all queues; an event will tell the rest.
     QueuedMany(Vec<Queued>),
+    /// The record was written, at this revision; `None` if there is none now.
+    RecordPut(Option<Revision>),
 }
 
 /// The value of a lock, and who wrote it.
@@ -225,6 +227,16 @@ pub enum Rejection {
     GrantShared,
     /// Sessions would wait for each other in a circle; it begins and ends with the asking one.
     Deadlock(Vec<CycleStep>),
+    /// The record is not as it was expected.
+    RecordChanged {
+        /// Of its last change; `None` if there is no record.
+        revision: Option<Revision>,
+    },
+    /// There are as many records as there may be.
+    RecordsFull {
+        /// The bound.
+        limit: u64,
+    },
 }
 
 /// One session of a circle waits for the next.

@@ -16,11 +16,13 @@ impl Machine {
     ///   gap. By as much as the tokens, because a second restore has to name a higher one.
     /// - Every held lease and every session has its whole TTL again, because it may have been renewed
     ///   until the end (P3).
+    /// - The records of the old cluster are forgotten: they are about other nodes.
     ///
     /// Answers the new ceiling of tokens. `None`, and nothing changed, when so many do not exist.
     pub fn restored(&mut self, above: Token) -> Option<Token> {
         let ceiling = self.jump_tokens(above)?;
         self.revision = Revision(self.revision.0.saturating_add(ceiling.0));
+        self.forget_records();
         let claimed = |lease: &Lease| match &lease.state {
             LeaseState::Held(held) => held.claim_until.is_none(),
             LeaseState::Waiting(_) => false,

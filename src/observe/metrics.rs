@@ -268,6 +268,8 @@ fn reason(rejection: &Rejection) -> &'static str {
         Rejection::GrantShared => "grant-shared",
         Rejection::Deadlock(_) => "deadlock",
         Rejection::ValuesFull { .. } => "values-full",
+        Rejection::RecordChanged { .. } => "record-changed",
+        Rejection::RecordsFull { .. } => "records-full",
     }
 }
 
@@ -312,7 +314,8 @@ impl Observer for Metrics {
             | Outcome::ValueSet(_)
             | Outcome::ValueDeleted { .. }
             | Outcome::GrantedMany(_)
-            | Outcome::QueuedMany(_) => {}
+            | Outcome::QueuedMany(_)
+            | Outcome::RecordPut(_) => {}
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use oarlock_core::planted::{Bug, planted};
 use tokio::sync::mpsc;
 
+use crate::raft::presence;
 use crate::raft::store::identity::Identity;
 use crate::raft::transport::Peers;
 use crate::raft::transport::inbound::Handlers;
@@ -54,6 +55,8 @@ pub async fn await_birth(
         if let Ok(born) = offers.try_recv() {
             return Ok(born);
         }
+        // An id that was removed and is empty now has its log and vote lost, too.
+        presence::refused(local).map_err(io::Error::other)?;
         if !planted(Bug::EmptiedNodeVotes) {
             refuse_if_lost(own_id, first_members, answers.values())?;
         }
@@ -157,6 +160,7 @@ fn mint<'a>(
         node_id: own_id,
         members: first_members.iter().map(|(id, m)| (*id, with_instance(m))).collect(),
         joined: false,
+        invited: false,
     }
 }
 

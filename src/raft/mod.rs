@@ -5,6 +5,7 @@ pub mod birth;
 pub mod clock;
 #[cfg(feature = "proof")]
 pub mod faults;
+pub mod join;
 pub mod presence;
 pub mod replicator;
 pub mod settings;

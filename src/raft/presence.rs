@@ -1,12 +1,12 @@
 //! How a node that comes back shows its peers what it has on its disk, before it takes part in
-//! anything, and stops if they know better (`transport/marks.rs`).
+//! anything, and stops if they know better (`transport/marks.rs`), also that it was removed.
 
 use std::sync::Arc;
 
 use crate::raft::store::identity::Identity;
 use crate::raft::store::log::LogStore;
 use crate::raft::transport::Peers;
-use crate::raft::transport::marks::Mark;
+use crate::raft::transport::marks::{Mark, is_removal};
 use crate::raft::transport::peers::Local;
 use crate::raft::types::RaftHandle;
 use crate::shutdown::Stop;
@@ -35,12 +35,19 @@ pub async fn greet(
 
 /// An error if a peer knows better than this node's disk what it promised.
 pub fn refused(local: &Local) -> Result<(), String> {
-    local.refusal().map_or(Ok(()), |why| {
-        Err(format!(
+    let Some(why) = local.refusal() else { return Ok(()) };
+    Err(if is_removal(&why) {
+        format!(
+            "a peer refused this node: {why}. What is in its data directory is needed by nobody any \
+             more: to bring the machine back, empty the directory and let it join under a new id, \
+             with a token of `oarlock members add`"
+        )
+    } else {
+        format!(
             "a peer refused this node: {why}. What it voted and acknowledged since is lost, so it \
              must not vote again under this id: put the newest copy of the data directory back, or \
              move it away and let the node join under a new id"
-        ))
+        )
     })
 }
 
@@ -48,7 +55,7 @@ pub fn refused(local: &Local) -> Result<(), String> {
 /// what it would still vote and acknowledge cannot be relied on.
 pub async fn stop_if_refused(local: Arc<Local>, raft: RaftHandle, stop: Stop) {
     let why = local.refused().await;
-    tracing::error!(why, "this node stops: its disk has less than it acknowledged");
+    tracing::error!(why, "this node stops");
     stop.trigger();
     if let Err(error) = raft.shutdown().await {
         tracing::warn!(%error, "Raft did not stop cleanly");

@@ -8,13 +8,14 @@
 //! A node serves as leader only after the first entry of its leadership (`DetachAll`) is applied:
 //! before that its lease clock has no base and stamps nothing.
 
+mod members;
+
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oarlock_core::command::Command;
-use oarlock_core::ids::RequestId;
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::planted::{Bug, planted};
@@ -28,10 +29,12 @@ use tokio::time::Instant;
 
 use crate::raft::batcher::Batcher;
 use crate::raft::clock::{self, LeaseClock};
+use crate::raft::size::takes_room;
 use crate::raft::store::machine::MachineHandle;
 use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::transport::{Beacon, Peers};
 use crate::raft::types::{CommittedLeaderId, LogId, RaftHandle, Vote};
+use crate::service::members::{MemberChange, MembersRefusal};
 use crate::service::replicator::{
     Backup, Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError,
     Replicator, Reply, Transfer,
@@ -111,6 +114,8 @@ pub struct RaftReplicator {
     leadership: watch::Sender<Leadership>,
     alone: Arc<AtomicBool>,
     heard: Mutex<Heard>,
+    /// At which revision of the records the transport was told who was removed.
+    removed_at: AtomicU64,
     disk_is_low: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -146,6 +151,7 @@ impl RaftReplicator {
             leadership: watch::Sender::new(Leadership::default()),
             alone,
             heard: Mutex::new(Heard::default()),
+            removed_at: AtomicU64::new(0),
             disk_is_low: parts.disk_is_low,
         })
     }
@@ -168,6 +174,8 @@ impl RaftReplicator {
             () = Arc::clone(&self.batcher).run(self.raft.clone()) => {}
             () = self.follow_leadership() => {}
             () = self.beat() => {}
+            () = self.finish_changes() => {}
+            () = self.look_around() => {}
         }
         self.batcher.end();
         self.leadership.send_modify(|known| {
@@ -191,6 +199,22 @@ impl RaftReplicator {
                     lease_time,
                     applied_index: self.applied_index(),
                 });
+            }
+        }
+    }
+
+    /// Every heartbeat interval: tells the transport who was removed; and now and then, with nobody
+    /// heard of, asks the peers whether it was this node.
+    async fn look_around(&self) {
+        let mut ticks = tokio::time::interval(self.heartbeat_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut lost_at = clock::now();
+        loop {
+            ticks.tick().await;
+            self.publish_removed();
+            if clock::now().saturating_duration_since(lost_at) > self.leader_lease {
+                self.greet_if_lost().await;
+                lost_at = clock::now();
             }
         }
     }
@@ -306,34 +330,6 @@ impl RaftReplicator {
         let quorum_age = Duration::from_millis(beacon.quorum_age_ms?);
         Some(quorum_age + clock::now().saturating_duration_since(*at))
     }
-
-    fn members(&self) -> Vec<MemberStatus> {
-        let server = self.raft.server_metrics();
-        let data = self.raft.data_metrics();
-        let (server, data) = (server.borrow_watched(), data.borrow_watched());
-        let last = data.last_log.as_ref().map_or(0, |id| id.index);
-        let voters: Vec<NodeId> = server.membership_config.voter_ids().collect();
-        let lag = |id: NodeId| {
-            if id == self.node_id {
-                return data.replication.as_ref().map(|_| 0);
-            }
-            let matched = data.replication.as_ref()?.get(&id)?.as_ref().map_or(0, |id| id.index);
-            Some(last.saturating_sub(matched))
-        };
-        let mut members: Vec<_> = server
-            .membership_config
-            .nodes()
-            .map(|(&id, member)| MemberStatus {
-                id,
-                api_address: member.api_address.clone(),
-                peer_address: member.peer_address.clone(),
-                voter: voters.contains(&id),
-                lag_entries: lag(id),
-            })
-            .collect();
-        members.sort_by_key(|member| member.id);
-        members
-    }
 }
 
 /// The leadership of this node that a vote stands for. The vote must come from the metrics whose
@@ -353,30 +349,6 @@ fn as_backup(file: SnapshotFile) -> Backup {
     let applied_index = file.meta().last_log_id.map_or(0, |id| id.index);
     let bytes = file.bytes();
     Backup { applied_index, bytes, read_at: Box::new(move |buffer, at| file.read_at(buffer, at)) }
-}
-
-/// What a full disk refuses: all that makes the state grow.
-fn takes_room(command: &Command, is_known: impl Fn(RequestId) -> bool) -> bool {
-    let request_id = match command {
-        Command::Acquire(acquire) => acquire.request_id,
-        Command::AcquireMany(many) => many.request_id,
-        Command::OpenSession(open) => open.request_id,
-        Command::SetValue { value: Some(_), .. } => None,
-        Command::Advance
-        | Command::Attach { .. }
-        | Command::Detach { .. }
-        | Command::DetachAll
-        | Command::Renew { .. }
-        | Command::Release { .. }
-        | Command::ForceRelease { .. }
-        | Command::RenewSession { .. }
-        | Command::CloseSession { .. }
-        | Command::SetValue { value: None, .. }
-        | Command::DeleteValue { .. }
-        | Command::HandOver(_) => return false,
-    };
-    // A repeat makes nothing, and must not be told that nothing was done.
-    !request_id.is_some_and(is_known)
 }
 
 impl Replicator for RaftReplicator {
@@ -441,6 +413,13 @@ impl Replicator for RaftReplicator {
         let known = tokio::time::timeout(patience, gone).await;
         let leader = known.ok().and_then(Result::ok).and_then(|now| elsewhere(&now));
         Ok(leader.map_or(Transfer::NotInTime, Transfer::To))
+    }
+
+    async fn change_members(
+        &self,
+        change: MemberChange,
+    ) -> Result<Result<(), MembersRefusal>, ProposeError> {
+        self.change(change).await
     }
 
     async fn backup(&self, applied_index: u64) -> Result<Backup, ProposeError> {

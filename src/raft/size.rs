@@ -1,10 +1,10 @@
-//! How large commands and entries are in the log, without encoding them.
+//! How large commands and entries are in the log, without encoding them, and which a full disk refuses.
 //!
 //! An entry is written, sent and applied as one, so it needs a bound in bytes: one that does not
 //! fit into a frame between peers would stop replication for good.
 
 use oarlock_core::command::Command;
-use oarlock_core::ids::{LockName, Metadata, Owner};
+use oarlock_core::ids::{LockName, Metadata, Owner, RequestId};
 
 /// Commands of one entry, in encoded bytes, unless a single one is larger. At more, all that comes
 /// behind the entry waits longer for disk and network; at less, a burst takes more entries.
@@ -32,6 +32,9 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
             name(of) + value.as_ref().map_or(0, |value| value.as_str().len())
         }
         Command::DeleteValue { name: of } => name(of),
+        Command::PutRecord { key, value, .. } => {
+            key.as_str().len() + value.as_ref().map_or(0, |value| value.as_bytes().len())
+        }
         Command::Advance
         | Command::Attach { .. }
         | Command::Detach { .. }
@@ -42,6 +45,32 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
         | Command::CloseSession { .. } => 0,
     };
     FIXED_BYTES + texts
+}
+
+/// What a full disk refuses: all that makes the state grow.
+pub(crate) fn takes_room(command: &Command, is_known: impl Fn(RequestId) -> bool) -> bool {
+    let request_id = match command {
+        Command::Acquire(acquire) => acquire.request_id,
+        Command::AcquireMany(many) => many.request_id,
+        Command::OpenSession(open) => open.request_id,
+        Command::SetValue { value: Some(_), .. } => None,
+        Command::Advance
+        | Command::Attach { .. }
+        | Command::Detach { .. }
+        | Command::DetachAll
+        | Command::Renew { .. }
+        | Command::Release { .. }
+        | Command::ForceRelease { .. }
+        | Command::RenewSession { .. }
+        | Command::CloseSession { .. }
+        | Command::SetValue { value: None, .. }
+        | Command::DeleteValue { .. }
+        // Few, and who mends a cluster must be able to.
+        | Command::PutRecord { .. }
+        | Command::HandOver(_) => return false,
+    };
+    // A repeat makes nothing, and must not be told that nothing was done.
+    !request_id.is_some_and(is_known)
 }
 
 fn name(name: &LockName) -> usize {
@@ -61,12 +90,16 @@ mod tests {
     use std::collections::BTreeMap;
 
     use oarlock_core::command::{
-        Acquire, AcquireMany, Claim, ForceTarget, HandOver, LeaseTerm, Mode, OpenSession,
+        Acquire, AcquireMany, Claim, Expected, ForceTarget, HandOver, LeaseTerm, Mode, OpenSession,
     };
-    use oarlock_core::ids::{LeaseId, Permits, Reason, RequestId, SessionId, Token, Value};
+    use oarlock_core::ids::{
+        LeaseId, Permits, Reason, RecordKey, RecordValue, RequestId, Revision, SessionId, Token,
+        Value,
+    };
     use oarlock_core::limits::{
         GRACE_MS_MAX, LOCK_DELAY_MS_MAX, LOCKS_PER_ACQUIRE_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX,
-        OWNER_BYTES_MAX, PERMITS_MAX, REASON_BYTES_MAX, TTL_MS_MAX, VALUE_BYTES_MAX, WAIT_MS_MAX,
+        OWNER_BYTES_MAX, PERMITS_MAX, REASON_BYTES_MAX, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX,
+        TTL_MS_MAX, VALUE_BYTES_MAX, WAIT_MS_MAX,
     };
     use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
 
@@ -151,6 +184,11 @@ mod tests {
             },
             Command::SetValue { name: name.clone(), lease_id, value: Some(value) },
             Command::DeleteValue { name },
+            Command::PutRecord {
+                key: RecordKey::new(&"k".repeat(RECORD_KEY_BYTES_MAX)).expect("a key"),
+                value: RecordValue::new(&[7; RECORD_BYTES_MAX]).ok(),
+                expected: Expected::At(Revision(u64::MAX)),
+            },
             Command::Renew { lease_id },
             Command::CloseSession { session_id: SessionId(u128::MAX) },
         ]

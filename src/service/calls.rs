@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
+use crate::service::members::MembersCall;
 use crate::service::replicator::{
     Call, ForwardError, Leadership, NodeId, Replicator, Reply, ReplyBody,
 };
@@ -45,9 +46,11 @@ pub fn deadline_of(call: &Call) -> Duration {
         Call::Propose(Command::Attach { .. }) => {
             REQUEST_DEADLINE + Duration::from_millis(oarlock_core::limits::WAIT_MS_MAX)
         }
-        Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => {
-            REQUEST_DEADLINE
-        }
+        Call::Propose(_)
+        | Call::Read(_)
+        | Call::Position
+        | Call::TransferLeader(_)
+        | Call::Members(_) => REQUEST_DEADLINE,
     }
 }
 
@@ -73,9 +76,10 @@ enum Remedy {
 
 fn remedy(call: &Call) -> Remedy {
     match call {
-        Call::Read(_) | Call::Position => Remedy::Repeat,
-        // The next leader would give leadership away as well.
-        Call::TransferLeader(_) => Remedy::Nothing,
+        // The next leader would give leadership away as well; a second id would be given.
+        Call::TransferLeader(_) | Call::Members(MembersCall::Invite { .. }) => Remedy::Nothing,
+        // Other changes of the members end in the same ones, however often they are asked for.
+        Call::Read(_) | Call::Position | Call::Members(_) => Remedy::Repeat,
         Call::Propose(command) => match command {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
                 Remedy::Resume(acquire.lease_id)
@@ -86,7 +90,8 @@ fn remedy(call: &Call) -> Remedy {
             // A late second time could undo what came between.
             Command::ForceRelease { target: ForceTarget::All, .. }
             | Command::SetValue { .. }
-            | Command::DeleteValue { .. } => Remedy::Nothing,
+            | Command::DeleteValue { .. }
+            | Command::PutRecord { .. } => Remedy::Nothing,
             // A session id is minted once per call, so that a repeat finds the first one's session.
             Command::OpenSession(_)
             | Command::Acquire(_)
@@ -154,7 +159,7 @@ impl Journey {
 
     /// Whether it leaves something behind when it is done.
     fn changes(&self) -> bool {
-        matches!(self.call, Call::Propose(_) | Call::TransferLeader(_))
+        matches!(self.call, Call::Propose(_) | Call::TransferLeader(_) | Call::Members(_))
     }
 
     fn ran_out(&self) -> ServiceError {
@@ -308,7 +313,11 @@ impl Journey {
             Call::Propose(Command::Acquire(acquire)) => acquire.wait.ms() > 0,
             Call::Propose(Command::AcquireMany(many)) => many.wait.ms() > 0,
             Call::Propose(Command::Attach { .. }) => true,
-            Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => false,
+            Call::Propose(_)
+            | Call::Read(_)
+            | Call::Position
+            | Call::TransferLeader(_)
+            | Call::Members(_) => false,
         }
     }
 }

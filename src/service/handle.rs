@@ -6,7 +6,7 @@ use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LeaseId, SessionId};
 use oarlock_core::outcome::EndReason;
 use oarlock_core::planted::{Bug, planted};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::service::calls::{PEER_SLACK, deadline_of};
 use crate::service::error::ServiceError;
@@ -55,7 +55,9 @@ pub struct Service<R: Replicator> {
     pub(super) ranks: Ranks,
     pub(super) draining: watch::Sender<bool>,
     leadership: watch::Receiver<Leadership>,
-    ids: IdSource,
+    pub(super) ids: IdSource,
+    /// Whose turn it is to change the members.
+    pub(super) members_turn: Semaphore,
     pub(super) this: Weak<Self>,
 }
 
@@ -83,6 +85,7 @@ impl<R: Replicator> Service<R> {
             ranks: Ranks::default(),
             draining: watch::Sender::new(false),
             ids,
+            members_turn: Semaphore::new(1),
             this: Weak::clone(this),
         })
     }

@@ -43,6 +43,7 @@ impl<R: Replicator> Service<R> {
             Call::Read(query) => self.read(query).await,
             Call::Position => self.position().await,
             Call::TransferLeader(to) => self.transfer_leader(to).await,
+            Call::Members(call) => self.members(call).await,
             Call::Propose(Command::Acquire(acquire)) => {
                 let seated = (acquire.wait.ms() > 0).then_some(acquire.lease_id);
                 self.claim(Command::Acquire(acquire), seated).await

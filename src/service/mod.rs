@@ -17,6 +17,7 @@ mod estimate;
 mod expiry;
 pub mod handle;
 mod locks;
+pub mod members;
 pub mod observer;
 pub mod ranks;
 pub mod reads;

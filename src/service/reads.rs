@@ -77,7 +77,8 @@ impl<R: Replicator> Service<R> {
             | ReplyBody::History(_)
             | ReplyBody::Grant(_)
             | ReplyBody::Position(_)
-            | ReplyBody::Transfer(_) => SessionOwner::Missing(SessionView::Unknown),
+            | ReplyBody::Transfer(_)
+            | ReplyBody::Members(_) => SessionOwner::Missing(SessionView::Unknown),
         })
     }
 

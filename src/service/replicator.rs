@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::service::error::ServiceError;
+use crate::service::members::{MemberChange, MembersCall, MembersRefusal, MembersReply};
 
 /// The number of a node, fixed by its configuration and never reused.
 pub type NodeId = u64;
@@ -47,6 +48,8 @@ pub enum Call {
     Position,
     /// Hand leadership to this voter, or to the one that is closest behind.
     TransferLeader(Option<NodeId>),
+    /// A change of the members.
+    Members(MembersCall),
 }
 
 /// What became of a transfer of leadership.
@@ -112,6 +115,7 @@ pub enum ReplyBody {
     Grant(Option<PastGrant>),
     Position(u64),
     Transfer(Transfer),
+    Members(MembersReply),
 }
 
 /// A member of the cluster as status shows it.
@@ -123,6 +127,8 @@ pub struct MemberStatus {
     /// `host:port` of its peer listener.
     pub peer_address: String,
     pub voter: bool,
+    /// What must answer under its id.
+    pub instance_id: u128,
     /// Log entries that the leader has and this member has not yet acknowledged; only the leader
     /// knows it.
     pub lag_entries: Option<u64>,
@@ -219,6 +225,13 @@ pub trait Replicator: Send + Sync + 'static {
         &self,
         to: Option<NodeId>,
     ) -> impl Future<Output = Result<Transfer, ProposeError>> + Send;
+
+    /// Changes the members, one change at a time, and returns once that is committed. A leader that
+    /// is to remove itself hands leadership over first, and says who leads now: ask there.
+    fn change_members(
+        &self,
+        change: MemberChange,
+    ) -> impl Future<Output = Result<Result<(), MembersRefusal>, ProposeError>> + Send;
 
     /// Who leads; changes wake the receiver.
     fn leadership(&self) -> watch::Receiver<Leadership>;

@@ -13,6 +13,7 @@ use oarlock_core::time::LeaseTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::service::members::{MemberChange, MembersRefusal};
 use crate::service::replicator::{
     Backup, Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError,
     Replicator, Reply, Transfer, Upcalls,
@@ -115,6 +116,21 @@ impl Replicator for Solo {
         Ok(Backup { applied_index, bytes, read_at: Box::new(read_at) })
     }
 
+    async fn change_members(
+        &self,
+        change: MemberChange,
+    ) -> Result<Result<(), MembersRefusal>, ProposeError> {
+        // There is one, and it stays; but surfaces are tested with all that can be refused.
+        Ok(match change {
+            MemberChange::Add(_) | MemberChange::Promote(NODE_ID) => Ok(()),
+            MemberChange::Promote(node_id) | MemberChange::Replace { new: node_id, .. } => {
+                Err(MembersRefusal::Behind { node_id, entries: Some(7) })
+            }
+            MemberChange::Remove { force: true, .. } => Err(MembersRefusal::Busy),
+            MemberChange::Remove { .. } => Err(MembersRefusal::TooFew { left: 0 }),
+        })
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
     }
@@ -151,6 +167,7 @@ impl Replicator for Solo {
                 api_address: "127.0.0.1:7400".to_owned(),
                 peer_address: "127.0.0.1:7401".to_owned(),
                 voter: true,
+                instance_id: 1,
                 lag_entries: Some(0),
             }],
             quorum_age: Some(Duration::ZERO),

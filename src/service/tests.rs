@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::service::error::ServiceError;
 use crate::service::handle::{Options, Service};
+use crate::service::members::{MemberChange, MembersRefusal};
 use crate::service::observer::Silent;
 use crate::service::replicator::{
     Backup, Call, ClusterStatus, ForwardError, Leadership, NodeId, ProposeError, Query, Replicator,
@@ -66,6 +67,13 @@ impl Replicator for Follower {
 
     async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
         self.near.transfer_leader(to).await
+    }
+
+    async fn change_members(
+        &self,
+        change: MemberChange,
+    ) -> Result<Result<(), MembersRefusal>, ProposeError> {
+        self.near.change_members(change).await
     }
 
     async fn backup(&self, applied_index: u64) -> Result<Backup, ProposeError> {

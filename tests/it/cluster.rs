@@ -116,6 +116,11 @@ impl Cluster {
 
     /// Starts a node that does not run.
     pub(crate) fn restart(&mut self, id: u64) {
+        self.restart_with(id, "");
+    }
+
+    /// The same, with a join token.
+    pub(crate) fn restart_with(&mut self, id: u64, token: &str) {
         let path = self.dir.path().join(format!("node{id}.log"));
         let log = fs::File::options().create(true).append(true).open(path).expect("a log");
         let child = self
@@ -124,12 +129,32 @@ impl Cluster {
             .arg(self.config(id))
             // For a build with faults inside, which serves only where it is told to.
             .env("OARLOCK_PROOF", "1")
+            .envs((!token.is_empty()).then_some(("OARLOCK_JOIN_TOKEN", token)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("the node starts");
         self.nodes[id as usize - 1].child = Some(child);
+    }
+
+    /// One more machine with an empty disk, under the next number and with another one's list of
+    /// members. Answers the number it has here.
+    pub(crate) fn one_more(&mut self, node_id: u64) -> u64 {
+        let id = self.nodes.len() as u64 + 1;
+        let ports = free_ports(2);
+        let text = fs::read_to_string(self.config(1)).expect("a config");
+        let members = text.lines().find(|line| line.starts_with("members")).expect("members");
+        let text = format!(
+            "node_id = {node_id}\ndata_dir = \"{}\"\napi_address = \"127.0.0.1:{}\"\n\
+             peer_address = \"127.0.0.1:{}\"\n{members}\n",
+            self.data(id).display(),
+            ports[0],
+            ports[1]
+        );
+        fs::write(self.config(id), text).expect("a config");
+        self.nodes.push(Node { id, api: format!("127.0.0.1:{}", ports[0]), child: None });
+        id
     }
 
     fn program(&self, id: u64) -> Command {
@@ -201,7 +226,7 @@ impl Cluster {
         let mut turn = 0;
         eventually(&format!("{method} {path} {body}"), || {
             turn += 1;
-            let node = &self.nodes[turn % 3];
+            let node = &self.nodes[turn % self.nodes.len()];
             node.child.as_ref()?;
             let answer = ask(&node.api, method, path, body, Duration::from_secs(30)).ok()?;
             (answer.status != 503 && answer.status != 504).then_some(answer)
@@ -235,7 +260,7 @@ impl Drop for Cluster {
             }
         }
         if std::thread::panicking() {
-            for id in 1..=3 {
+            for id in self.nodes.iter().map(|node| node.id) {
                 let log = self.log(id);
                 let lines: Vec<&str> = log.lines().collect();
                 eprintln!("--- node {id}\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));

@@ -19,6 +19,7 @@ mod disks;
 mod http;
 mod kills;
 mod leaders;
+mod members;
 mod names;
 mod peers;
 mod pipelines;

@@ -20,12 +20,14 @@ use oarlock::raft::transport::inbound::{self, Handlers};
 use oarlock::raft::transport::peers::Local;
 use oarlock::raft::transport::{NetworkFactory, Peers};
 use oarlock::raft::types::{Member, Vote};
+use oarlock::service::members::KnownMember;
 use oarlock::service::observer::Silent;
 use oarlock::service::replicator::Call;
 use oarlock::service::replicator::{Replicator, Upcalls};
 use oarlock::service::{Options, Service};
 use oarlock_core::command::Command;
 use oarlock_core::ids::LeaseId;
+use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogReader;
 use tokio::runtime::{Builder, Handle, RngSeed, Runtime};
 
@@ -86,6 +88,7 @@ pub(crate) struct Process {
     runtime: Runtime,
     pub(crate) service: Arc<Service<RaftReplicator>>,
     pub(crate) replicator: Arc<RaftReplicator>,
+    local: Arc<Local>,
     pub(crate) machine: MachineHandle,
     pub(crate) writer: HandWriter,
     pub(crate) keeper: HandKeeper,
@@ -116,9 +119,17 @@ fn member(id: u64) -> Member {
     }
 }
 
+/// What a machine says of itself that asks to be a member.
+pub(crate) fn known_member(node_id: u64) -> KnownMember {
+    let Member { peer_address, api_address, instance_id } = member(node_id);
+    KnownMember { node_id, peer_address, api_address, instance_id }
+}
+
+/// As of a first member, or as of one that joined.
 fn identity(node_id: u64, common: &Common) -> Identity {
-    let members = common.members.iter().map(|id| (*id, member(*id))).collect();
-    Identity { cluster_id: CLUSTER_ID, node_id, members, joined: true }
+    let others = common.members.iter().filter(|id| **id != node_id);
+    let members = others.chain([&node_id]).map(|id| (*id, member(*id))).collect();
+    Identity { cluster_id: CLUSTER_ID, node_id, members, joined: true, ..Identity::default() }
 }
 
 impl Process {
@@ -143,8 +154,19 @@ impl Process {
         let (state, machine, keeper) = by_hand::open(files, CLUSTER_ID, log.bounds().1, end)?;
         let plan = Plan { id, common, low: Arc::clone(&hardware.low_of), ended: &fatal };
         let parts = (log, state, machine.clone());
-        let (service, replicator) = runtime.block_on(plan.assemble(parts, &mut random))?;
-        Ok(Self { runtime, service, replicator, machine, writer, keeper, vote_at_start, fatal })
+        let assembled = runtime.block_on(plan.assemble(parts, &mut random))?;
+        let Assembled { service, replicator, local } = assembled;
+        Ok(Self {
+            runtime,
+            service,
+            replicator,
+            local,
+            machine,
+            writer,
+            keeper,
+            vote_at_start,
+            fatal,
+        })
     }
 
     /// Lets the node's clock go on by so many milliseconds, and everything happen that is due.
@@ -177,6 +199,18 @@ impl Process {
         self.replicator.lease_now().0
     }
 
+    /// Whether a peer told it that it is no member any more.
+    pub(crate) fn was_removed(&self) -> bool {
+        self.local.refusal().is_some_and(|why| why.contains("was removed"))
+    }
+
+    /// The voters as it knows them, and while they change the old ones, too.
+    pub(crate) fn voters(&self) -> Vec<BTreeSet<u64>> {
+        let metrics = self.replicator.raft().server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().clone()
+    }
+
     /// Compares a snapshot that is newer than that one with what the log says at its index, and the
     /// machine with it. Answers which is the newest.
     pub(crate) fn compare_snapshot(&self, id: u64, seen: u64, common: &Common) -> u64 {
@@ -200,6 +234,13 @@ impl Process {
     }
 }
 
+/// What a node is made of, put together.
+struct Assembled {
+    service: Arc<Service<RaftReplicator>>,
+    replicator: Arc<RaftReplicator>,
+    local: Arc<Local>,
+}
+
 /// What a node is put together from.
 struct Plan<'a> {
     id: u64,
@@ -213,7 +254,7 @@ impl Plan<'_> {
         self,
         (log, state, machine): (LogStore, StateMachine, MachineHandle),
         random: &mut Random,
-    ) -> io::Result<(Arc<Service<RaftReplicator>>, Arc<RaftReplicator>)> {
+    ) -> io::Result<Assembled> {
         let (id, common) = (self.id, self.common);
         let members: BTreeMap<u64, Member> =
             common.members.iter().map(|id| (*id, member(*id))).collect();
@@ -221,7 +262,8 @@ impl Plan<'_> {
         let local = Local::new(id, addresses, Some(identity(id, common)));
         let peers = Peers::with_connector(Arc::clone(&local), common.net.connector(id));
         let handlers = Arc::new(Handlers::default());
-        tokio::spawn(inbound::listen(common.net.listen(id), local, Arc::clone(&handlers)));
+        let inbound = (Arc::clone(&local), Arc::clone(&handlers));
+        tokio::spawn(inbound::listen(common.net.listen(id), inbound.0, inbound.1));
         let network = NetworkFactory(Arc::clone(&peers));
         let (seed, every) = (random.next(), common.snapshot_log_entries);
         let raft = settings::build((id, seed), TIMING, every, network, (log, state)).await;
@@ -262,7 +304,7 @@ impl Plan<'_> {
         });
         let expires = Arc::clone(&service);
         tokio::spawn(async move { expires.expire().await });
-        Ok((service, replicator))
+        Ok(Assembled { service, replicator, local })
     }
 }
 
@@ -299,6 +341,10 @@ fn lease_of(call: &Call) -> Option<LeaseId> {
     match call {
         Call::Propose(Command::Acquire(acquire)) => Some(acquire.lease_id),
         Call::Propose(Command::AcquireMany(many)) => many.claims.first().map(|it| it.lease_id),
-        Call::Propose(_) | Call::Read(_) | Call::Position | Call::TransferLeader(_) => None,
+        Call::Propose(_)
+        | Call::Read(_)
+        | Call::Position
+        | Call::TransferLeader(_)
+        | Call::Members(_) => None,
     }
 }

@@ -134,7 +134,9 @@ pub(crate) fn run(seed: u64, length: Length) -> Report {
         snapshot_log_entries,
         segment_bytes: random.within(4, 32) * 1024,
     };
-    let mut cluster = Cluster::new(common, now.clone(), random.fork());
+    // Machines that may join.
+    let spares: Vec<u64> = (count + 1..=count + 2).collect();
+    let mut cluster = Cluster::new(common, &spares, now.clone(), random.fork());
     let busy_ms = random.within(length.busy_ms, 2 * length.busy_ms);
     let plan = faults::plan(&mut random.fork(), &members, busy_ms, &evidence);
     let outside = Outside {
@@ -142,7 +144,7 @@ pub(crate) fn run(seed: u64, length: Length) -> Report {
         doors: cluster.doors.clone(),
         witness: Arc::clone(&witness),
         evidence: evidence.clone(),
-        nodes: members,
+        nodes: if faults::joins(&plan) { [members, spares].concat() } else { members },
     };
     let locks = random.within(2, 8);
     let mut crowd = Crowd::gather(&outside, locks, &mut random);
@@ -195,7 +197,8 @@ fn come_to_rest(
         if rests && !probed {
             probed = true;
             for number in 0..locks {
-                let probe = probe(outside.clone(), number, random.fork());
+                let there = Outside { nodes: cluster.there(), ..outside.clone() };
+                let probe = probe(there, number, random.fork());
                 crowd.tasks.push(crowd.runtime.spawn(probe));
             }
         } else if rests {
@@ -212,5 +215,6 @@ fn come_to_rest(
         }
     }
     cluster.compare();
+    cluster.judge_members();
     lock(&outside.witness).rest();
 }

@@ -12,6 +12,7 @@ use oarlock_core::time::LeaseTime;
 
 use super::body::{encode, with_type};
 use super::problems::published;
+use super::routes::unexpected;
 use super::{translate, why};
 use crate::service::error::ServiceError;
 
@@ -65,6 +66,32 @@ impl Refusal {
         let detail = "no voter of this cluster has this id; /v1/cluster lists the members";
         let title = "There is no such member";
         Self::new(StatusCode::NOT_FOUND, "member-unknown", title, detail.to_owned())
+    }
+
+    pub(super) fn no_member(detail: &str) -> Self {
+        let title = "There is no such member";
+        Self::new(StatusCode::NOT_FOUND, "member-unknown", title, detail.to_owned())
+    }
+
+    pub(super) fn id_used(detail: &str) -> Self {
+        let title = "This id was given before";
+        Self::new(StatusCode::CONFLICT, "member-id-used", title, detail.to_owned())
+    }
+
+    pub(super) fn member_behind(detail: &str) -> Self {
+        let title = "The member has not caught up";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "member-behind", title, detail.to_owned()).retrying()
+    }
+
+    pub(super) fn members_busy(detail: &str) -> Self {
+        let title = "The members change already";
+        Self::new(StatusCode::CONFLICT, "members-busy", title, detail.to_owned()).retrying()
+    }
+
+    pub(super) fn quorum_at_risk(detail: &str) -> Self {
+        let title = "Too few voters would be left";
+        Self::new(StatusCode::CONFLICT, "quorum-at-risk", title, detail.to_owned())
     }
 
     /// Nobody was asked to take over.
@@ -333,6 +360,8 @@ impl Refusal {
             Rejection::ValuesFull { limit } => {
                 Self::full("values-full", "locks with a value", *limit)
             }
+            // No call of this surface writes records.
+            Rejection::RecordChanged { .. } | Rejection::RecordsFull { .. } => unexpected(),
             Rejection::TokensExhausted => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "tokens-exhausted",

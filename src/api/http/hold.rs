@@ -182,6 +182,7 @@ async fn keep<R: Replicator>(
         | ReplyBody::History(_)
         | ReplyBody::Grant(_)
         | ReplyBody::Position(_)
-        | ReplyBody::Transfer(_) => Kept::Yes,
+        | ReplyBody::Transfer(_)
+        | ReplyBody::Members(_) => Kept::Yes,
     }
 }

@@ -43,7 +43,8 @@ impl<R: Replicator> App<R> {
             | ReplyBody::History(_)
             | ReplyBody::Grant(_)
             | ReplyBody::Position(_)
-            | ReplyBody::Transfer(_) => Err(unexpected()),
+            | ReplyBody::Transfer(_)
+            | ReplyBody::Members(_) => Err(unexpected()),
         }
     }
 

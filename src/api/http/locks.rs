@@ -78,7 +78,8 @@ pub(super) async fn granted<R: Replicator>(
         | Outcome::ValueSet(_)
         | Outcome::ValueDeleted { .. }
         | Outcome::GrantedMany(_)
-        | Outcome::QueuedMany(_) => Err(unexpected()),
+        | Outcome::QueuedMany(_)
+        | Outcome::RecordPut(_) => Err(unexpected()),
     }
 }
 

@@ -15,6 +15,7 @@ mod leases;
 pub mod listen;
 mod locks;
 mod many;
+mod members;
 mod name;
 mod node;
 mod patience;

@@ -36,6 +36,8 @@ GET    /v1/watch?prefix=          what happens, as server-sent events
 GET    /v1/hold/{name}?owner=&request_id=   hold a lock while the connection lives
 GET    /v1/cluster                members and leader
 POST   /v1/cluster/leader         hand leadership over: {\"node_id\": 2}, or {}
+GET    /v1/members                who they are; POST invites one, DELETE /{id} removes one
+POST   /v1/members/{id}/promote   make it a voter; /{id}/replace: {\"with\": 4}
 POST   /v1/backup                 the whole state, as a file
 GET    /livez /readyz /metrics /openapi.json
 ";

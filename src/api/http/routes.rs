@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::any;
 
 use super::error::Refusal;
-use super::{backup, hold, leases, locks, many, node, records, sessions, watch};
+use super::{backup, hold, leases, locks, many, members, node, records, sessions, watch};
 use crate::observe::stopwatch::Stopwatch;
 use crate::service::error::ServiceError;
 use crate::service::replicator::{Call, Replicator, Reply};
@@ -53,6 +53,10 @@ pub(super) enum Route {
     Grant,
     Cluster,
     ClusterLeader,
+    Members,
+    Member,
+    MemberPromote,
+    MemberReplace,
     Backup,
     Watch,
     Hold,
@@ -82,6 +86,10 @@ impl Route {
         Self::Grant,
         Self::Cluster,
         Self::ClusterLeader,
+        Self::Members,
+        Self::Member,
+        Self::MemberPromote,
+        Self::MemberReplace,
         Self::Backup,
         Self::Watch,
         Self::Hold,
@@ -109,6 +117,10 @@ impl Route {
             Self::Grant => "/v1/history",
             Self::Cluster => "/v1/cluster",
             Self::ClusterLeader => "/v1/cluster/leader",
+            Self::Members => "/v1/members",
+            Self::Member => "/v1/members/{id}",
+            Self::MemberPromote => "/v1/members/{id}/promote",
+            Self::MemberReplace => "/v1/members/{id}/replace",
             Self::Backup => "/v1/backup",
             Self::Watch => "/v1/watch",
             Self::Hold => "/v1/hold/{name}",
@@ -121,13 +133,16 @@ impl Route {
             Self::Lock => "GET, HEAD, POST, DELETE",
             Self::Value => "GET, HEAD, PUT, DELETE",
             Self::Lease | Self::Session => "GET, HEAD, DELETE",
-            Self::Locks => "GET, HEAD, POST",
+            Self::Locks | Self::Members => "GET, HEAD, POST",
+            Self::Member => "DELETE",
             Self::LeaseRenew
             | Self::LeaseHandOver
             | Self::SessionRenew
             | Self::Sessions
             | Self::Fence
             | Self::ClusterLeader
+            | Self::MemberPromote
+            | Self::MemberReplace
             | Self::Backup => "POST",
             Self::Index
             | Self::Livez
@@ -172,6 +187,10 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
         .route("/v1/history/{*name}", at(Route::History))
         .route("/v1/cluster", at(Route::Cluster))
         .route("/v1/cluster/leader", at(Route::ClusterLeader))
+        .route("/v1/members", at(Route::Members))
+        .route("/v1/members/{id}", at(Route::Member))
+        .route("/v1/members/{id}/promote", at(Route::MemberPromote))
+        .route("/v1/members/{id}/replace", at(Route::MemberReplace))
         .route("/v1/backup", at(Route::Backup))
         .route("/v1/watch", at(Route::Watch))
         .route("/v1/hold/{*name}", at(Route::Hold))
@@ -217,6 +236,9 @@ async fn dispatch<R: Replicator>(
         (Route::OpenApi, Method::GET) => Ok(node::openapi()),
         (Route::Cluster, Method::GET) => node::cluster(app, &parts),
         (Route::ClusterLeader, Method::POST) => node::transfer_leader(app, &parts, body).await,
+        (Route::Members | Route::Member | Route::MemberPromote | Route::MemberReplace, method) => {
+            members::answer(app, (route, method), &parts, body).await
+        }
         (Route::Backup, Method::POST) => backup::take(app, &parts, body).await,
         (Route::Watch, Method::GET) => watch::open(app, &parts),
         (Route::Hold, Method::GET) => hold::open(app, &parts),

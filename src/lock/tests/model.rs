@@ -10,12 +10,13 @@ mod naive;
 use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_core::command::{
-    Acquire, AcquireMany, Claim, Command, Entry, ForceTarget, HandOver, LEVEL, LeaseTerm, Mode,
-    OpenSession,
+    Acquire, AcquireMany, Claim, Command, Entry, Expected, ForceTarget, HandOver, LEVEL, LeaseTerm,
+    Mode, OpenSession,
 };
 use oarlock_core::event::EventKind;
 use oarlock_core::ids::{
-    LeaseId, LockName, Metadata, Owner, Permits, Reason, RequestId, SessionId, Token, Value,
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId,
+    Revision, SessionId, Token, Value,
 };
 use oarlock_core::image::{Row, RowKey};
 use oarlock_core::limits::Limits;
@@ -44,6 +45,7 @@ fn small_limits() -> Limits {
         sessions_max: 2,
         leases_per_session_max: 3,
         values_max: 1,
+        records_max: 2,
         history_max: 5,
         deadlock_walk_max: 10_000,
         expiries_per_advance_max: 3,
@@ -192,6 +194,22 @@ fn any_value() -> impl Strategy<Value = Command> {
     })
 }
 
+const KEYS: [&str; 4] = ["a", "b", "b/c", "c"];
+
+fn any_record() -> impl Strategy<Value = Command> {
+    let value = prop::option::of(0..9_u8);
+    let expected = prop_oneof![
+        2 => Just(Expected::Anything),
+        2 => Just(Expected::Absent),
+        3 => (0..9_u64).prop_map(|revision| Expected::At(Revision(revision))),
+    ];
+    (0..KEYS.len(), value, expected).prop_map(|(key, value, expected)| Command::PutRecord {
+        key: RecordKey::new(KEYS[key]).expect("a valid key"),
+        value: value.map(|byte| RecordValue::new(&[byte]).expect("a valid record")),
+        expected,
+    })
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let lease = || (0..LEASE_IDS).prop_map(LeaseId);
     let session = || (0..SESSION_IDS).prop_map(SessionId);
@@ -208,6 +226,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => any_many(),
         3 => any_hand_over(),
         4 => any_value(),
+        2 => any_record(),
         1 => (0..NAMES.len()).prop_map(|name| Command::DeleteValue { name: lock_name(name) }),
         3 => any_open(),
         1 => session().prop_map(|session_id| Command::RenewSession { session_id }),
@@ -253,7 +272,8 @@ fn aim(mut command: Command, issued: &mut Vec<LeaseId>) -> Command {
         | Command::OpenSession(_)
         | Command::RenewSession { .. }
         | Command::CloseSession { .. }
-        | Command::DeleteValue { .. } => {}
+        | Command::DeleteValue { .. }
+        | Command::PutRecord { .. } => {}
     }
     command
 }
@@ -344,6 +364,8 @@ fn agree(machine: &Machine, naive: &Naive) -> TestCaseResult {
     for id in 0..SESSION_IDS {
         prop_assert_eq!(machine.session(SessionId(id)), naive.session(SessionId(id)));
     }
+    prop_assert!(machine.cluster_records("").eq(naive.records("")));
+    prop_assert!(machine.cluster_records("b").eq(naive.records("b")));
     prop_assert_eq!(machine.totals(), naive.totals());
     prop_assert_eq!(machine.next_due(), naive.next_due());
     prop_assert_eq!(machine.has_pending(), naive.has_pending());
@@ -439,7 +461,7 @@ fn the_random_commands_reach_every_refusal_and_every_end() {
             _ => None,
         }));
     }
-    assert_eq!(refusals.len(), 20, "a refusal is out of reach: {refusals:?}");
+    assert_eq!(refusals.len(), 22, "a refusal is out of reach: {refusals:?}");
     assert_eq!(ends.len(), 8, "an end is out of reach: {ends:?}");
 }
 

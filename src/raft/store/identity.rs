@@ -11,10 +11,11 @@ use crate::raft::types::Member;
 use crate::service::replicator::NodeId;
 
 const KIND_IDENTITY: u8 = 0x41;
+const KIND_INVITED: u8 = 0x4a;
 const FILE_NAME: &str = "identity";
 
 /// The identity of a node in its cluster. Persisted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub cluster_id: u128,
     pub node_id: NodeId,
@@ -23,6 +24,10 @@ pub struct Identity {
     /// Whether the log of this node ever held anything. If it did and is empty now, the vote is
     /// lost with it and the node must not take part.
     pub joined: bool,
+    /// Whether it came by an invitation and is none of those who formed the cluster. In the file the
+    /// kind of the frame says so.
+    #[serde(skip)]
+    pub invited: bool,
 }
 
 impl Identity {
@@ -34,10 +39,11 @@ impl Identity {
             Err(error) => return Err(error),
         };
         let decoded = codec::parse(&bytes, 0).and_then(|frame| {
-            if frame.kind != KIND_IDENTITY || frame.bytes != bytes.len() {
+            let invited = frame.kind == KIND_INVITED;
+            if !(invited || frame.kind == KIND_IDENTITY) || frame.bytes != bytes.len() {
                 return Err(CodecError::Payload("it is not an identity".to_owned()));
             }
-            codec::decode(frame.payload)
+            codec::decode(frame.payload).map(|identity| Self { invited, ..identity })
         });
         decoded.map(Some).map_err(|error| {
             io::Error::new(
@@ -54,8 +60,15 @@ impl Identity {
     /// Writes the identity so that a crash leaves the old or the new one.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
         let mut bytes = Vec::new();
-        codec::frame(KIND_IDENTITY, 0, &mut bytes, |out| codec::encode_into(self, out));
+        let kind = if self.invited { KIND_INVITED } else { KIND_IDENTITY };
+        codec::frame(kind, 0, &mut bytes, |out| codec::encode_into(self, out));
         replace_file(&dir.join(FILE_NAME), &bytes)
+    }
+
+    /// Whether it asked to join and was not let in yet, as far as is written down: it knows itself
+    /// alone.
+    pub fn is_pending(&self) -> bool {
+        self.invited && !self.joined && self.members.len() == 1
     }
 
     /// The instance id of this node.
@@ -74,10 +87,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         assert!(Identity::load(dir.path()).expect("load").is_none());
         let member = Member { instance_id: 9 << 90, ..Member::default() };
-        let identity =
-            Identity { cluster_id: 7, node_id: 3, members: vec![(3, member)], joined: false };
+        let identity = Identity {
+            cluster_id: 7,
+            node_id: 3,
+            members: vec![(3, member)],
+            ..Identity::default()
+        };
         identity.save(dir.path()).expect("save");
-        assert_eq!(Identity::load(dir.path()).expect("load"), Some(identity));
+        assert_eq!(Identity::load(dir.path()).expect("load"), Some(identity.clone()));
+        let invited = Identity { invited: true, ..identity };
+        assert!(invited.is_pending());
+        invited.save(dir.path()).expect("save");
+        assert_eq!(Identity::load(dir.path()).expect("load"), Some(invited));
         let path = dir.path().join(FILE_NAME);
         let good = std::fs::read(&path).expect("read");
         for bit in 0..good.len() * 8 {

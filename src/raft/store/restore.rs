@@ -126,7 +126,11 @@ pub fn plant(dir: &Path, backup: &Path, given: Given) -> io::Result<(Summary, u6
     if files.list()?.iter().any(|name| name == UNFINISHED) {
         files.remove(UNFINISHED)?;
     }
-    let header = Header::new(file.cluster_id(), file.meta().clone(), file.row_count());
+    let header = Header::new(
+        file.cluster_id(),
+        file.meta().clone(),
+        u64::try_from(machine.rows().count()).unwrap_or(u64::MAX),
+    );
     let writer = SnapshotWriter::create(&files, UNFINISHED.to_owned(), header)?;
     let seed = write_rows(writer, &machine)?;
     seed.persist(SEED)?;
@@ -255,7 +259,7 @@ mod tests {
 
     fn identity() -> Identity {
         let members = vec![(1, Member::default()), (2, Member::default())];
-        Identity { cluster_id: 7, node_id: 1, members, joined: false }
+        Identity { cluster_id: 7, node_id: 1, members, ..Identity::default() }
     }
 
     fn log(dir: &Path) -> LogStore {

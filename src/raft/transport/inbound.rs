@@ -26,10 +26,11 @@ use crate::raft::transport::raft_peer::RaftSlot;
 use crate::raft::transport::receiving::Receiver;
 use crate::raft::transport::stream::{Acceptor, Stream};
 use crate::raft::transport::wire::{
-    self, Beacon, Hello, HelloReply, KIND_HELLO, KIND_REQUEST, KIND_WELCOME, Purpose, Request,
-    Response,
+    self, Beacon, Hello, HelloReply, JoinReply, KIND_HELLO, KIND_REQUEST, KIND_WELCOME, Purpose,
+    Request, Response,
 };
 use crate::service::error::ServiceError;
+use crate::service::members::Join;
 use crate::service::replicator::{BoxFuture, Call, Reply};
 
 /// A connection says hello within this time.
@@ -60,6 +61,7 @@ const APPENDS_IN_FLIGHT_MAX: usize = 64;
 const QUEUED_ANSWERS_MAX: usize = 4096;
 
 type CallHandler = Box<dyn Fn(Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>;
+type JoinHandler = Box<dyn Fn(Join) -> BoxFuture<JoinReply> + Send + Sync>;
 type BirthHandler = Box<dyn Fn(Identity) -> Result<(), String> + Send + Sync>;
 
 /// What the listener hands on to, once the node has it.
@@ -71,6 +73,8 @@ pub struct Handlers {
     pub call: OnceLock<CallHandler>,
     /// Hears beacons. Must not block.
     pub beacon: OnceLock<Box<dyn Fn(Beacon) + Send + Sync>>,
+    /// Asks the leader to take a machine in.
+    pub join: OnceLock<JoinHandler>,
     /// Accepts or refuses an identity in a new cluster.
     pub birth: OnceLock<BirthHandler>,
 }
@@ -156,11 +160,12 @@ async fn serve(stream: Stream, local: Arc<Local>, handlers: Arc<Handlers>) -> Re
     };
     let reply: HelloReply = admitted.as_ref().map(|_| local.welcome()).map_err(Clone::clone);
     frame::write_all(&mut writer, &wire::frame(KIND_WELCOME, 0, &reply)).await?;
-    let purpose = admitted.map_err(Ended::Refused)?.purpose;
+    let Hello { purpose, from, .. } = admitted.map_err(Ended::Refused)?;
     reader.set_bounds(purpose.frame_bytes_max(), SILENCE_MAX);
 
     let (answers, queue) = mpsc::channel(QUEUED_ANSWERS_MAX);
     let (ordered, ordered_queue) = mpsc::channel(ORDERED_REQUESTS_MAX);
+    let removed = Arc::clone(&local);
     let session = Session { purpose, local, handlers, answers, calls: Arc::default() };
     let in_order = async {
         match purpose {
@@ -173,6 +178,7 @@ async fn serve(stream: Stream, local: Arc<Local>, handlers: Arc<Handlers>) -> Re
         written = frame::write_frames(queue, writer) => Ok(written?),
         read = session.read(&mut reader, ordered) => Ok(read?),
         () = in_order => Ok(()),
+        why = removed.removed(from) => Err(Ended::Refused(why)),
     }
 }
 
@@ -320,11 +326,19 @@ impl Session {
         match (self.purpose, request) {
             (Purpose::Birth, Request::Probe) => Response::Probe(self.local.probe()),
             (Purpose::Birth, Request::Birth(identity)) => Response::Birth(self.birth(identity)),
+            (Purpose::Birth, Request::Join(join)) => Response::Join(self.join(*join).await),
             (Purpose::Control, request @ Request::Append(_)) => self.append(request).await,
             (Purpose::Control, request) => failed(self.handle_raft(request).await),
             (Purpose::Birth | Purpose::Append | Purpose::Snapshot, _) => {
                 Response::Failed("this connection is not for that".to_owned())
             }
+        }
+    }
+
+    async fn join(&self, join: Join) -> JoinReply {
+        match self.handlers.join.get() {
+            Some(ask) => ask(join).await,
+            None => Err("it is starting".to_owned()),
         }
     }
 
@@ -358,6 +372,7 @@ impl Session {
             | Request::Beacon(_)
             | Request::Probe
             | Request::Birth(_)
+            | Request::Join(_)
             | Request::Ping => Err(io::Error::other("this connection is not for that")),
         }
     }

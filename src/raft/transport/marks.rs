@@ -21,6 +21,14 @@ use crate::service::replicator::NodeId;
 /// A refusal that begins so tells the node that hears it to stop. Part of the protocol.
 pub(super) const WENT_BACK: &str = "its disk went back to an earlier state";
 
+/// So does one that begins so: its id is never used again. Part of the protocol.
+pub(super) const REMOVED: &str = "it was removed from this cluster";
+
+/// Whether a refusal for good says that the node was removed.
+pub(crate) fn is_removal(why: &str) -> bool {
+    why.starts_with(REMOVED)
+}
+
 /// What a node has durably. Part of the protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -125,7 +133,7 @@ impl Marks {
 
     /// A peer refused this node.
     pub(super) fn was_refused(&self, why: &str) {
-        if why.starts_with(WENT_BACK) {
+        if why.starts_with(WENT_BACK) || why.starts_with(REMOVED) {
             self.refused.send_replace(why.to_owned());
         }
     }
@@ -203,11 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_disk_that_went_back_is_a_refusal_for_good() {
+    fn only_a_disk_that_went_back_or_a_removal_is_a_refusal_for_good() {
+        for why in [WENT_BACK, REMOVED] {
+            let marks = Marks::default();
+            marks.was_refused(&format!("{why}: …"));
+            assert!(marks.refusal().is_some(), "{why}");
+        }
         let marks = Marks::default();
         marks.was_refused("it looks for node 3, this is node 2");
         assert_eq!(marks.refusal(), None);
-        marks.was_refused(&format!("{WENT_BACK}: …"));
-        assert!(marks.refusal().is_some());
     }
 }

@@ -1,25 +1,30 @@
 //! All peers of a node, and what is asked of them outside of Raft.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::raft::store::identity::Identity;
 use crate::raft::transport::link::{CONNECT_DEADLINE, Link};
-use crate::raft::transport::marks::{Mark, Marks};
+use crate::raft::transport::marks::{Mark, Marks, REMOVED};
 use crate::raft::transport::stream::{Connector, Tcp};
 use crate::raft::transport::wire::{
-    Beacon, Hello, PROTOCOL, ProbeReply, Purpose, Request, Response, Welcome,
+    Beacon, Hello, JoinReply, PROTOCOL, ProbeReply, Purpose, Request, Response, Welcome,
 };
 use crate::raft::types::Member;
 use crate::service::error::ServiceError;
+use crate::service::members::Join;
 use crate::service::replicator::{Call, ForwardError, NodeId, Reply};
 
 /// A peer answers a probe or an offer of birth within this time, or later.
 const BIRTH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A node answers who wants to join within this time, its leader's included, or later.
+const JOIN_DEADLINE: Duration = Duration::from_secs(15);
 
 /// What this node says of itself, and who may speak with it.
 pub struct Local {
@@ -27,6 +32,8 @@ pub struct Local {
     pub(super) first_members: Vec<(NodeId, String)>,
     identity: RwLock<Option<Identity>>,
     pub(super) marks: Marks,
+    /// Members that were removed for good.
+    removed: watch::Sender<BTreeSet<NodeId>>,
 }
 
 impl Local {
@@ -37,7 +44,8 @@ impl Local {
         identity: Option<Identity>,
     ) -> Arc<Self> {
         let (identity, marks) = (RwLock::new(identity), Marks::default());
-        Arc::new(Self { node_id, first_members, identity, marks })
+        let removed = watch::Sender::new(BTreeSet::new());
+        Arc::new(Self { node_id, first_members, identity, marks, removed })
     }
 
     /// The number of this node.
@@ -112,6 +120,8 @@ impl Local {
             (hello.instance_id, expected),
             hello.purpose,
         )?;
+        // Only after that: a node of another cluster would take it for itself.
+        self.still_member(hello.from)?;
         self.marks.check(hello.from, hello.mark)
     }
 
@@ -128,6 +138,30 @@ impl Local {
         }
         self.same_cluster(welcome.cluster_id, to, (welcome.instance_id, expected), purpose)?;
         self.marks.check(to, welcome.mark)
+    }
+
+    pub(super) fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        self.removed.send_replace(removed);
+    }
+
+    /// Why nobody listens to that node any more, if so.
+    fn still_member(&self, node_id: NodeId) -> Result<(), String> {
+        if !self.removed.borrow().contains(&node_id) {
+            return Ok(());
+        }
+        Err(format!("{REMOVED}: node {node_id} is no member any more, and an id is used once"))
+    }
+
+    /// Waits until that node is removed; answers what it is told.
+    pub(super) async fn removed(&self, node_id: NodeId) -> String {
+        let mut removed = self.removed.subscribe();
+        loop {
+            if let Err(why) = self.still_member(node_id) {
+                return why;
+            }
+            // The sender lives as long as this does.
+            let _changed = removed.changed().await;
+        }
     }
 
     fn same_cluster(
@@ -191,9 +225,19 @@ impl Peers {
     /// Learns the members. openraft tells of those it replicates to; a follower hears of the
     /// others, whom it may have to forward to, only by this.
     pub fn set_members<'a>(&self, members: impl Iterator<Item = (NodeId, &'a Member)>) {
-        for (id, member) in members.filter(|(id, _)| *id != self.local.node_id) {
+        let removed = self.local.removed.borrow().clone();
+        let others = |id: &NodeId| *id != self.local.node_id && !removed.contains(id);
+        for (id, member) in members.filter(|(id, _)| others(id)) {
             self.know(id, &member.peer_address, member.instance_id);
         }
+    }
+
+    /// Learns who was removed for good: nobody speaks with those, whatever they say.
+    pub fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|id, _| !removed.contains(id));
+        drop(links);
+        self.local.set_removed(removed);
     }
 
     /// The links to a peer, which is or moved to that address.
@@ -285,11 +329,34 @@ impl Peers {
         }
     }
 
+    /// Who is configured.
+    pub fn configured(&self) -> impl Iterator<Item = NodeId> {
+        self.local.first_members.iter().map(|(id, _)| *id)
+    }
+
+    /// Asks a configured node to be taken in. What it passes to its leader may take as long as any
+    /// call.
+    pub async fn join(&self, id: NodeId, join: Join) -> io::Result<JoinReply> {
+        match self.ask_within(id, &Request::Join(Box::new(join)), JOIN_DEADLINE).await? {
+            Response::Join(reply) => Ok(reply),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn ask(&self, id: NodeId, request: &Request) -> io::Result<Response> {
+        self.ask_within(id, request, BIRTH_DEADLINE).await
+    }
+
     /// Over a connection of its own: a hello before birth names no cluster, and what was opened
     /// with it is heard for probes and offers alone.
-    async fn ask(&self, id: NodeId, request: &Request) -> io::Result<Response> {
+    async fn ask_within(
+        &self,
+        id: NodeId,
+        request: &Request,
+        deadline: Duration,
+    ) -> io::Result<Response> {
         let known = self.local.first_members.iter().find(|(member, _)| *member == id);
         let (_, address) = known.ok_or(io::ErrorKind::NotFound)?;
-        self.link(id, address, Purpose::Birth).ask(request, BIRTH_DEADLINE).await
+        self.link(id, address, Purpose::Birth).ask(request, deadline).await
     }
 }

@@ -57,6 +57,7 @@ impl Receiver {
             | Request::Beacon(_)
             | Request::Probe
             | Request::Birth(_)
+            | Request::Join(_)
             | Request::Ping => Err(io::Error::other("this connection is not for that")),
         }
     }

@@ -20,10 +20,11 @@ use crate::raft::store::identity::Identity;
 use crate::raft::transport::marks::Mark;
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::service::error::ServiceError;
+use crate::service::members::{Join, MembersReply};
 use crate::service::replicator::{Call, NodeId, Reply};
 
 /// Version of the protocol; both sides must speak the same.
-pub(super) const PROTOCOL: u16 = 2;
+pub(super) const PROTOCOL: u16 = 3;
 
 /// Kinds of frames, so that none is taken for another before it is decoded.
 pub const KIND_HELLO: u8 = 0x68;
@@ -141,6 +142,8 @@ pub enum Request {
     Birth(Identity),
     /// Nothing to ask; the answer shows that the peer lives.
     Ping,
+    /// Of a machine with an invitation; whoever hears it asks its leader.
+    Join(Box<Join>),
 }
 
 /// Answered by a peer.
@@ -157,7 +160,11 @@ pub enum Response {
     /// The peer could not: it is starting or stopping, or its disk failed.
     Failed(String),
     Pong,
+    Join(JoinReply),
 }
+
+/// What the leader said, or why it could not be asked: then the same may be asked again.
+pub type JoinReply = Result<MembersReply, String>;
 
 impl Response {
     /// What an answer means that was not the one to come.
@@ -172,6 +179,7 @@ impl Response {
             | Self::Call(_)
             | Self::Probe(_)
             | Self::Birth(_)
+            | Self::Join(_)
             | Self::Pong => io::Error::other("the answer is of another kind"),
         }
     }

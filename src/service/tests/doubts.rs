@@ -75,6 +75,13 @@ impl Replicator for Scripted {
         self.solo.transfer_leader(to).await
     }
 
+    async fn change_members(
+        &self,
+        change: MemberChange,
+    ) -> Result<Result<(), MembersRefusal>, ProposeError> {
+        self.solo.change_members(change).await
+    }
+
     async fn backup(&self, applied_index: u64) -> Result<Backup, ProposeError> {
         self.solo.backup(applied_index).await
     }

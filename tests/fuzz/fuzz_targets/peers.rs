@@ -31,7 +31,7 @@ fn identity() -> Identity {
     let member = |instance_id| Member { instance_id, ..Member::default() };
     let members = BTreeMap::from([(1, member(11)), (2, member(22))]);
     let members = members.into_iter().collect();
-    Identity { cluster_id: CLUSTER, node_id: 1, members, joined: true }
+    Identity { cluster_id: CLUSTER, node_id: 1, members, joined: true, invited: false }
 }
 
 fn frame(kind: u8, message: &[u8]) -> Vec<u8> {

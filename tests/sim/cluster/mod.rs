@@ -1,6 +1,7 @@
 //! All nodes of a cluster, moved a millisecond at a time by one thread: what arrives, then each
 //! node in its order, its disk, and what it ends of itself.
 
+mod members;
 mod progress;
 mod steps;
 
@@ -49,6 +50,7 @@ pub(crate) struct Cluster {
     outage_since: Option<u64>,
     calm_since: u64,
     progress: progress::Progress,
+    roster: members::Roster,
     /// A transfer of leadership that is asked for: by which fault, to whom, when.
     transfer: Option<(FaultId, u64, u64)>,
     /// Whoever grants a vote next loses its power: by which fault, for how long.
@@ -62,12 +64,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(common: Common, now: Now, mut random: Random) -> Self {
+    pub(crate) fn new(common: Common, spares: &[u64], now: Now, mut random: Random) -> Self {
         let node = |id: &u64| {
             let node = Node {
                 hardware: Machine::new(*id, &common),
                 process: None,
-                starts_at: Some(1 + *id),
+                starts_at: common.members.contains(id).then_some(1 + *id),
                 paused_at: None,
                 pause_of: HEALING,
                 ppm: 0,
@@ -81,7 +83,7 @@ impl Cluster {
             };
             (*id, node)
         };
-        let nodes = common.members.iter().map(node).collect();
+        let nodes = common.members.iter().chain(spares).map(node).collect();
         Self {
             common,
             now,
@@ -91,6 +93,7 @@ impl Cluster {
             outage_since: None,
             calm_since: 0,
             progress: progress::Progress::default(),
+            roster: members::Roster::new(spares.to_vec()),
             transfer: None,
             ambush: None,
             later: Vec::new(),
@@ -105,11 +108,12 @@ impl Cluster {
     pub(crate) fn tick(&mut self) {
         let now = self.now.tick();
         self.common.net.advance();
-        for id in self.common.members.clone() {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             self.start_if_due(id, now);
             self.move_node(id, now);
             self.heed_votes(now);
         }
+        self.move_members(now);
         self.note_outage(now);
         self.look(now);
         self.note_business(now);
@@ -245,10 +249,12 @@ impl Cluster {
 
     /// Whether all nodes run, one serves, and all have applied the same.
     pub(crate) fn agrees(&self) -> bool {
+        let counts = || self.nodes.iter().filter(|(id, _)| !self.roster.is_out(**id));
         let running: Vec<&Process> =
-            self.nodes.values().filter_map(|node| node.process.as_ref()).collect();
+            counts().filter_map(|(_, node)| node.process.as_ref()).collect();
         let applied: Vec<u64> = running.iter().map(|process| process.applied_index()).collect();
-        running.len() == self.nodes.len()
+        self.roster.rests()
+            && running.len() == counts().count()
             && running.iter().any(|process| process.serves())
             && applied.iter().all(|index| *index == applied[0])
     }

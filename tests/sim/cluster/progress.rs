@@ -48,11 +48,15 @@ impl Cluster {
     fn has_majority(&self) -> bool {
         let runs = |node: &Node| node.process.is_some() && node.paused_at.is_none();
         let up = || self.nodes.iter().filter(|(_, node)| runs(node)).map(|(id, _)| *id);
-        let majority = self.common.members.len() / 2 + 1;
-        // Whoever leads must speak both ways with a majority.
+        // While the members change, nodes may know different ones; whoever leads must speak both
+        // ways with a majority of each.
+        let voters = self.voters_known();
         up().any(|one| {
-            let reached = up().filter(|other| *other == one || self.common.net.linked(one, *other));
-            reached.count() >= majority
+            let reached = |other: u64| other == one || self.common.net.linked(one, other);
+            voters.iter().all(|voters| {
+                let count = up().filter(|other| voters.contains(other) && reached(*other)).count();
+                count > voters.len() / 2
+            })
         })
     }
 
@@ -72,7 +76,8 @@ impl Cluster {
     pub(super) fn look(&mut self, now: u64) {
         let up = |node: &Node| node.process.is_some() && node.paused_at.is_none();
         self.judge_recovery(now);
-        if !self.common.net.is_whole() || !self.nodes.values().all(up) {
+        let counted = || self.nodes.iter().filter(|(id, _)| !self.roster.is_out(**id));
+        if !self.common.net.is_whole() || !counted().all(|(_, node)| up(node)) {
             self.calm_since = now;
         }
         let mut running =
@@ -112,8 +117,10 @@ impl Cluster {
                     && node.sync_ms == CALM_SYNC_MS
                     && node.hardware.has_room())
         };
-        let healthy =
-            self.common.net.is_calm() && self.nodes.iter().all(|(id, node)| well(*id, node));
+        let counted = || self.nodes.iter().filter(|(id, _)| !self.roster.is_out(**id));
+        let healthy = self.common.net.is_calm()
+            && self.roster.is_quiet()
+            && counted().all(|(id, node)| well(*id, node));
         let Some((_, since)) = lost else {
             let healthy_since = self.progress.healthy_since.unwrap_or(now);
             self.progress.healthy_since = healthy.then_some(healthy_since);

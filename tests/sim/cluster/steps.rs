@@ -13,6 +13,13 @@ use crate::trace::lock;
 impl Cluster {
     /// Does what the plan says.
     pub(crate) fn step(&mut self, fault: FaultId, step: &Step) {
+        if let Some(echo) = self.roster.echo(step) {
+            self.step_one(fault, &echo);
+        }
+        self.step_one(fault, step);
+    }
+
+    fn step_one(&mut self, fault: FaultId, step: &Step) {
         let now = self.now.ms();
         self.calm_since = now;
         self.common.trace.note_text("fault", &format!("{step:?}"));
@@ -69,6 +76,8 @@ impl Cluster {
                     self.transfer = Some((fault, *to, now));
                 }
             }
+            Step::Join => self.join(fault, now),
+            Step::Leave { node } => self.leave(fault, *node),
             Step::ClockRate { node, ppm } => {
                 let set = |node: &mut Node| (node.ppm, node.clock_of) = (*ppm, fault);
                 self.nodes.entry(*node).and_modify(set);
@@ -78,7 +87,7 @@ impl Cluster {
 
     /// Ends every fault.
     pub(crate) fn heal(&mut self) {
-        let members = self.common.members.clone();
+        let members: Vec<u64> = self.nodes.keys().copied().collect();
         let all = members.iter().flat_map(|a| members.iter().map(move |b| (*a, *b)));
         let mut steps = vec![Step::Mend(all.collect()), Step::Weather(CALM)];
         for node in members {
@@ -92,11 +101,13 @@ impl Cluster {
         }
         self.ambush = None;
         self.later.clear();
+        self.settle_members();
     }
 
-    fn start_at(&mut self, node: u64, at: u64) {
+    pub(super) fn start_at(&mut self, node: u64, at: u64) {
+        let may = self.roster.may_start(node);
         let start = |node: &mut Node| {
-            if node.process.is_none() {
+            if may && node.process.is_none() {
                 node.starts_at.get_or_insert(at);
             }
         };

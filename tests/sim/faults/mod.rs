@@ -8,6 +8,7 @@ mod disks;
 mod full_disks;
 mod leaders;
 mod links;
+mod members;
 mod partitions;
 mod pauses;
 mod replays;
@@ -74,6 +75,12 @@ pub(crate) enum Step {
     Transfer {
         to: u64,
     },
+    /// A spare machine joins and is promoted.
+    Join,
+    /// A member is removed: this one, or whoever leads.
+    Leave {
+        node: Option<u64>,
+    },
     /// The node's clock runs so many millionths fast.
     ClockRate {
         node: u64,
@@ -107,6 +114,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("leader", leaders::plan),
     ("vote", votes::plan),
     ("replay", replays::plan),
+    ("members", members::plan),
 ];
 
 /// The names of all kinds.
@@ -133,6 +141,11 @@ pub(crate) fn plan(random: &mut Random, nodes: &[u64], upto_ms: u64, evidence: &
         at += random.within(100, 4_000);
     }
     plan
+}
+
+/// Whether anybody will join.
+pub(crate) fn joins(plan: &Plan) -> bool {
+    plan.values().flatten().any(|(_, step)| matches!(step, Step::Join))
 }
 
 fn pick_minority(random: &mut Random, nodes: &[u64]) -> Vec<u64> {

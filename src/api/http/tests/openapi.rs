@@ -75,7 +75,9 @@ fn parameters(call: &Call) -> Vec<Value> {
         add("name", "path", true, typed("string", schemas::name()));
     }
     if call.path.contains("{id}") {
-        add("id", "path", true, typed("string", schemas::lease_or_session_id()));
+        let node = json!({ "type": "integer", "minimum": 1 });
+        let other = typed("string", schemas::lease_or_session_id());
+        add("id", "path", true, if call.group == "members" { node } else { other });
     }
     for name in call.query {
         let required =
@@ -98,6 +100,7 @@ fn query(name: &str) -> Value {
             json!({ "type": "integer", "minimum": 0, "maximum": limits::TOKEN_MAX })
         }
         "all" => json!({ "const": "true" }),
+        "force" => json!({ "enum": ["true", "false"], "default": "false" }),
         "reason" => json!({ "type": "string", "maxLength": limits::REASON_BYTES_MAX }),
         "lock_delay_ms" => {
             json!({ "type": "integer", "minimum": 0, "maximum": limits::LOCK_DELAY_MS_MAX })

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use oarlock_core::command::{
-    Acquire, AcquireMany, Claim, Command, ForceTarget, HandOver, LeaseTerm, Mode, OpenSession,
+    Acquire, AcquireMany, Claim, Command, Expected, ForceTarget, HandOver, LeaseTerm, Mode,
+    OpenSession,
 };
 use oarlock_core::ids::{
-    LeaseId, LockName, Metadata, Owner, Permits, Reason, RequestId, SessionId, Token, Value,
+    LeaseId, LockName, Metadata, Owner, Permits, Reason, RecordKey, RecordValue, RequestId,
+    Revision, SessionId, Token, Value,
 };
 use oarlock_core::limits::{GRACE_MS_DEFAULT, Limits};
 use oarlock_core::time::{Grace, LeaseTime, LockDelay, Ttl, Wait};
@@ -116,6 +118,15 @@ pub(crate) fn command(line: &str) -> (LeaseTime, Command) {
         },
         "many" => Command::AcquireMany(many(&mut words)),
         "hand-over" => Command::HandOver(hand_over(&mut words)),
+        "put" => Command::PutRecord {
+            key: RecordKey::new(words.plain(1)).expect("a valid key"),
+            value: words.take("value").map(record_value),
+            expected: match words.take("expect") {
+                None => Expected::Anything,
+                Some("absent") => Expected::Absent,
+                Some(revision) => Expected::At(Revision(number(revision))),
+            },
+        },
         "unset" => Command::DeleteValue { name: name(words.plain(1)) },
         "open" => Command::OpenSession(open(&mut words)),
         "renew-session" => Command::RenewSession { session_id: session_id(&words) },
@@ -124,6 +135,10 @@ pub(crate) fn command(line: &str) -> (LeaseTime, Command) {
     };
     words.done();
     (LeaseTime::default().plus_ms(number(at)), command)
+}
+
+fn record_value(text: &str) -> RecordValue {
+    RecordValue::new(text.as_bytes()).expect("a valid record")
 }
 
 fn acquire(words: &mut Words) -> Acquire {
@@ -240,6 +255,7 @@ pub(crate) fn limits(line: &str) -> Limits {
     set("expiries_per_advance_max", &mut limits.expiries_per_advance_max);
     set("deadlock_walk_max", &mut limits.deadlock_walk_max);
     set("values_max", &mut limits.values_max);
+    set("records_max", &mut limits.records_max);
     set("history_max", &mut limits.history_max);
     set("answers_max", &mut limits.answers_max);
     set("recent_ends_max", &mut limits.recent_ends_max);

@@ -4,7 +4,7 @@
 use oarlock_core::command::Mode;
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::history::PastGrant;
-use oarlock_core::ids::{Metadata, Token};
+use oarlock_core::ids::{Metadata, Revision, Token};
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::{
     CycleStep, EndReason, Ended, Grant, Holder, Outcome, Queued, Rejection, SessionInfo, ValueInfo,
@@ -132,6 +132,10 @@ fn session(info: &SessionInfo) -> String {
     )
 }
 
+fn at_revision(revision: Option<Revision>) -> String {
+    revision.map_or("absent".to_string(), |revision| format!("at {}", revision.0))
+}
+
 /// The rejection's name, which the scripts must cover, and its details.
 fn rejection(rejection: &Rejection) -> (&'static str, String) {
     match rejection {
@@ -171,11 +175,13 @@ fn rejection(rejection: &Rejection) -> (&'static str, String) {
             };
             ("Deadlock", cycle.iter().map(step).collect::<Vec<String>>().join("; "))
         }
+        Rejection::RecordChanged { revision } => ("RecordChanged", at_revision(*revision)),
+        Rejection::RecordsFull { limit } => ("RecordsFull", limit.to_string()),
     }
 }
 
 /// Every name that [`rejection`] gives; some script must show each.
-pub(crate) const REJECTIONS: [&str; 20] = [
+pub(crate) const REJECTIONS: [&str; 22] = [
     "LockHeld",
     "QueueFull",
     "HoldersFull",
@@ -196,6 +202,8 @@ pub(crate) const REJECTIONS: [&str; 20] = [
     "ClaimsInvalid",
     "GrantShared",
     "Deadlock",
+    "RecordChanged",
+    "RecordsFull",
 ];
 
 /// Every name that [`end_reason`] gives; some script must show each.
@@ -243,6 +251,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::ValueSet(Some(info)) => format!("set {}", value(info)),
         Outcome::ValueSet(None) => "value deleted by the holder".to_string(),
         Outcome::ValueDeleted { existed } => format!("value deleted, existed: {existed}"),
+        Outcome::RecordPut(revision) => format!("record {}", at_revision(*revision)),
         Outcome::Rejected(refused) => {
             let (name, details) = rejection(refused);
             format!("rejected {name} {details}").trim_end().to_string()
@@ -370,6 +379,17 @@ pub(crate) fn answer(machine: &Machine, question: &str) -> Vec<String> {
                 totals.sessions,
                 totals.answers
             )]
+        }
+        "records" => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let records = machine.cluster_records(words.take("prefix").unwrap_or_default());
+            let mut lines: Vec<String> = records
+                .map(|(key, it)| {
+                    format!("{key} at {}: {}", it.revision.0, text(it.value.as_bytes()))
+                })
+                .collect();
+            lines.push(format!("the last revision is {}", machine.record_revision().0));
+            lines
         }
         "due" => {
             let due = machine.next_due().map_or("nothing due".to_string(), stamp);

@@ -5,6 +5,7 @@
 
 mod circles;
 mod ends;
+mod records;
 mod together;
 mod values;
 mod views;
@@ -14,9 +15,12 @@ use oarlock_core::command::{
 };
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::history::PastGrant;
-use oarlock_core::ids::{LeaseId, LockName, Reason, RequestId, Revision, SessionId, Token};
+use oarlock_core::ids::{
+    LeaseId, LockName, Reason, RecordKey, RequestId, Revision, SessionId, Token,
+};
 use oarlock_core::limits::Limits;
 use oarlock_core::outcome::{EndReason, Ended, Outcome, Queued, Rejection, ValueInfo};
+use oarlock_core::records::Record;
 use oarlock_core::time::{LeaseTime, LockDelay, Wait};
 
 pub(crate) struct Naive {
@@ -32,6 +36,9 @@ pub(crate) struct Naive {
     recent: Vec<Vec<Past>>,
     history: Vec<Vec<PastGrant>>,
     events: Vec<Event>,
+    /// In the order in which they were written.
+    records: Vec<(RecordKey, Record)>,
+    puts: u64,
 }
 
 #[derive(Clone)]
@@ -171,6 +178,8 @@ impl Naive {
             recent: Vec::new(),
             history: Vec::new(),
             events: Vec::new(),
+            records: Vec::new(),
+            puts: 0,
         }
     }
 
@@ -202,6 +211,7 @@ impl Naive {
             }
             Command::SetValue { name, lease_id, value } => self.set(name, *lease_id, value.clone()),
             Command::DeleteValue { name } => self.unset(name),
+            Command::PutRecord { key, value, expected } => self.put(key, value.as_ref(), *expected),
             Command::AcquireMany(many) => self.acquire_many(many, command),
             Command::HandOver(hand_over) => self.hand_over(hand_over, command),
             Command::OpenSession(open) => self.open(open, command),

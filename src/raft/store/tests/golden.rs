@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use oarlock_core::command::{AcquireMany, Claim, ForceTarget, OpenSession};
-use oarlock_core::ids::{Permits, Reason, SessionId, Value};
+use oarlock_core::command::{AcquireMany, Claim, Expected, ForceTarget, OpenSession};
+use oarlock_core::ids::{Permits, Reason, RecordKey, RecordValue, SessionId, Value};
 use openraft::Membership;
 
 use super::*;
@@ -93,6 +93,11 @@ fn machine() -> Machine {
             lock_delay: Some(LockDelay::new(700).expect("a lock-delay")),
         },
         Command::AcquireMany(many),
+        Command::PutRecord {
+            key: RecordKey::new("a/1").expect("a key"),
+            value: RecordValue::new(&[1, 0xff]).ok(),
+            expected: Expected::Absent,
+        },
     ];
     let commands = (300..).map(LeaseTime).zip(commands).collect();
     let mut machine = Machine::new();
@@ -115,14 +120,14 @@ fn position() -> Position {
 }
 
 /// Key and value of each; the names of what is no row are text.
-const ROWS: [&str; 22] = [
-    "meta/checksum 11fd311cac67c25e6c8afd2a5af0a82a9a27d9",
+const ROWS: [&str; 24] = [
+    "meta/checksum 13fdac6ce271afdd8781fd2a5af0a82a9a27d9",
     "meta/cluster 00000000000000000060010000000000",
     "meta/format 01",
     "meta/last_applied 010401fb2c01",
     "meta/membership 01010107010101020103703a3103613a32fe0000000000000000000000001000\
      00000203703a3103613a32fe00000000000000000000000010000000",
-    "7200 010001fb3601060b",
+    "7200 010001fb3701060b",
     "72010166 010101040901fc95af0a00",
     "7201016d 010101050a00",
     "7201016e 010101060b00",
@@ -146,6 +151,8 @@ const ROWS: [&str; 22] = [
     "72060176 0105017803026d65fa06",
     "720700 010602017603026d650000fa00000100fa00016604026d650000fa00000102fa010762656\
      361757365",
+    "7208 010701",
+    "720903612f31 01080201ff01",
 ];
 
 #[test]
@@ -173,10 +180,10 @@ fn the_bytes_of_every_row_in_sled_are_fixed() {
     };
     let keys = tags(|(key, _)| codec::encode(key));
     let values = tags(|(_, row)| codec::encode(&row.value));
-    assert_eq!((keys, values), ((0..8).collect(), (0..7).collect()));
-    let beyond = codec::decode::<RowKey>(&[8]).expect_err("a key that is not listed");
+    assert_eq!((keys, values), ((0..10).collect(), (0..9).collect()));
+    let beyond = codec::decode::<RowKey>(&[10]).expect_err("a key that is not listed");
     assert!(beyond.to_string().contains("expected variant"), "{beyond}");
-    let beyond = codec::decode::<Row>(&[1, 7]).expect_err("a row that is not listed");
+    let beyond = codec::decode::<Row>(&[1, 9]).expect_err("a row that is not listed");
     assert!(beyond.to_string().contains("expected variant"), "{beyond}");
 }
 
@@ -224,7 +231,8 @@ fn the_bytes_of_the_pointer_and_of_an_identity_are_fixed() {
     assert_eq!(hex(&pointer), "01430800000073746174652d3132d7ac2bc5");
 
     let members = position().membership.nodes().map(|(id, node)| (*id, node.clone())).collect();
-    let identity = Identity { cluster_id: CLUSTER, node_id: 2, members, joined: true };
+    let identity =
+        Identity { cluster_id: CLUSTER, node_id: 2, members, joined: true, invited: false };
     identity.save(dir.path()).expect("save");
     let written = std::fs::read(dir.path().join("identity")).expect("read");
     assert_eq!(
@@ -233,4 +241,8 @@ fn the_bytes_of_the_pointer_and_of_an_identity_are_fixed() {
          00000000000000100000000203703a3103613a32fe000000000000000000000000100000000129bc\
          b435"
     );
+    let invited = Identity { invited: true, ..identity };
+    invited.save(dir.path()).expect("save");
+    let written = std::fs::read(dir.path().join("identity")).expect("read");
+    assert!(hex(&written).starts_with("014a48000000fe00"), "{}", hex(&written));
 }

@@ -56,7 +56,7 @@ pub(super) fn member(id: NodeId) -> Member {
 /// Nodes 1 to 3 formed the cluster.
 pub(super) fn identity(node_id: NodeId, cluster_id: u128) -> Identity {
     let members = (1..=3).map(|id| (id, member(id))).collect();
-    Identity { cluster_id, node_id, members, joined: true }
+    Identity { cluster_id, node_id, members, joined: true, invited: false }
 }
 
 /// What the fake did, in order.

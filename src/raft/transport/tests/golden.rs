@@ -29,6 +29,10 @@ use crate::raft::transport::wire::{
 };
 use crate::raft::types::{LogEntry, Member, Proposal, SnapshotMeta, StoredMembership};
 use crate::service::error::ServiceError;
+use crate::service::members::token::{JoinToken, Secret};
+use crate::service::members::{
+    Join, KnownMember, MembersCall, MembersRefusal, MembersReply, TokenProblem,
+};
 use crate::service::replicator::{Call, Query, Reply, ReplyBody, Transfer};
 
 fn hex(bytes: &[u8]) -> String {
@@ -65,6 +69,15 @@ fn owner() -> Owner {
     Owner::new("me").expect("an owner")
 }
 
+fn join() -> Join {
+    Join {
+        token: JoinToken { cluster_id: 7, node_id: 4, secret: Secret(8) },
+        instance_id: 101,
+        peer_address: "z:1".to_owned(),
+        api_address: "a:2".to_owned(),
+    }
+}
+
 fn meta() -> SnapshotMeta {
     let node = |id: u64| {
         let (peer_address, api_address) = (format!("p{id}:1"), format!("a{id}:2"));
@@ -88,7 +101,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
         mark: None,
     };
     let frame = wire::frame(KIND_HELLO, 5, &hello(Purpose::Append));
-    assert_eq!(hex(&frame), "01681000000005000000000000000200010701650200c155bd92");
+    assert_eq!(hex(&frame), "01681000000005000000000000000300010701650200e62881db");
     let welcome: HelloReply =
         Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None });
     assert_eq!(
@@ -106,7 +119,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
     assert_eq!(hex(&codec::encode(&mark)), "070103010101030109");
     assert_eq!(hex(&codec::encode(&Mark::default())), "000000");
     let unborn = Hello { cluster_id: None, ..hello(Purpose::Birth) };
-    assert_eq!(hex(&codec::encode(&unborn)), "02030001650200");
+    assert_eq!(hex(&codec::encode(&unborn)), "03030001650200");
 }
 
 #[test]
@@ -160,6 +173,7 @@ fn the_bytes_of_a_request_are_fixed() {
         (Request::Probe, "09"),
         (Request::Birth(identity(1, 7)), "0a07010301000065020000660300006701"),
         (Request::Ping, "0b"),
+        (Request::Join(Box::new(join())), "0c07040865037a3a3103613a32"),
     ]);
 }
 
@@ -189,6 +203,8 @@ fn the_bytes_of_a_response_are_fixed() {
         (Response::Birth(Err("no".to_owned())), "0701026e6f"),
         (Response::Failed("no".to_owned()), "08026e6f"),
         (Response::Pong, "09"),
+        (Response::Join(Ok(MembersReply::Changed)), "0a0002"),
+        (Response::Join(Err("no".to_owned())), "0a01026e6f"),
     ]);
 }
 
@@ -199,6 +215,7 @@ fn the_bytes_of_a_forwarded_call_are_fixed() {
         (Call::Read(Query::Token(Token(300))), "0106fb2c01"),
         (Call::Position, "02"),
         (Call::TransferLeader(Some(2)), "030102"),
+        (Call::Members(MembersCall::Promote(4)), "040204"),
     ]);
     assert_golden(&[
         (Query::Lock { name: name(), waiters_max: 300 }, "0003612f62fb2c01"),
@@ -281,5 +298,46 @@ fn the_bytes_of_a_reply_are_fixed() {
         (ReplyBody::Grant(Some(past)), "070103612f62fb2c01026d650000fa01020102fbfb0000"),
         (ReplyBody::Position(300), "08fb2c01"),
         (ReplyBody::Transfer(Transfer::To(3)), "090003"),
+        (ReplyBody::Members(MembersReply::Changed), "0a02"),
+    ]);
+}
+
+#[test]
+fn the_bytes_of_changes_of_the_members_are_fixed() {
+    let token = join().token;
+    assert_golden(&[
+        (MembersCall::Invite { node_id: Some(4), ttl_ms: 300 }, "000104fb2c01"),
+        (MembersCall::Join(Box::new(join())), "0107040865037a3a3103613a32"),
+        (MembersCall::Promote(4), "0204"),
+        (MembersCall::Remove { node_id: 4, force: true }, "030401"),
+        (MembersCall::Replace { old: 1, new: 4 }, "040104"),
+    ]);
+    let known = KnownMember {
+        node_id: 4,
+        peer_address: "z:1".to_owned(),
+        api_address: "a:2".to_owned(),
+        instance_id: 101,
+    };
+    assert_golden(&[
+        (MembersReply::Invited { token, expires_in_ms: 300 }, "00070408fb2c01"),
+        (MembersReply::Joined(vec![known]), "010104037a3a3103613a3265"),
+        (MembersReply::Changed, "02"),
+        (MembersReply::Refused(MembersRefusal::Busy), "0303"),
+    ]);
+    assert_golden(&[
+        (MembersRefusal::NoSuchMember(4), "0004"),
+        (MembersRefusal::IdUsed { next: 5 }, "0105"),
+        (MembersRefusal::Behind { node_id: 4, entries: Some(300) }, "020401fb2c01"),
+        (MembersRefusal::Busy, "03"),
+        (MembersRefusal::TooFew { left: 2 }, "0402"),
+        (MembersRefusal::OutOfTouch { answer: 1, needed: 2 }, "050102"),
+        (MembersRefusal::Token(TokenProblem::Used), "0603"),
+    ]);
+    assert_golden(&[
+        (TokenProblem::OtherCluster, "00"),
+        (TokenProblem::Unknown, "01"),
+        (TokenProblem::Expired, "02"),
+        (TokenProblem::Used, "03"),
+        (TokenProblem::Removed, "04"),
     ]);
 }

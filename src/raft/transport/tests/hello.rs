@@ -1,12 +1,15 @@
 //! Who may speak with whom, and what the others are told.
 
+use std::sync::Arc;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::fake::{CLUSTER, Node, identity, member, peers, peers_as};
 use crate::raft::store::identity::Identity;
 use crate::raft::transport::frame::FrameReader;
-use crate::raft::transport::peers::Peers;
+use crate::raft::transport::marks::is_removal;
+use crate::raft::transport::peers::{Local, Peers};
 use crate::raft::transport::wire::{
     self, Hello, HelloReply, KIND_HELLO, KIND_WELCOME, PROTOCOL, Purpose, Welcome,
 };
@@ -64,6 +67,43 @@ async fn the_instance_of_a_node_that_joined_later_is_what_the_membership_says() 
     assert!(why.contains("formed with another disk"), "{why}");
     let sent = joined(member(9).instance_id).forward(2, call()).await;
     assert!(matches!(sent, Err(ForwardError::Remote(_))), "{sent:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_was_removed_is_cut_off_and_told_for_good() {
+    let node = Node::start(2).await;
+    let local = Local::new(1, vec![(2, node.address.clone())], Some(identity(1, CLUSTER)));
+    let peers = Peers::new(Arc::clone(&local));
+    let sent = peers.forward(2, call()).await;
+    assert!(matches!(sent, Err(ForwardError::Remote(_))), "{sent:?}");
+    node.local.set_removed([3].into());
+    let sent = peers.forward(2, call()).await;
+    assert!(matches!(sent, Err(ForwardError::Remote(_))), "another one was: {sent:?}");
+    assert_eq!(local.refusal(), None);
+
+    node.local.set_removed([1, 3].into());
+    let why = loop {
+        // The connection that there was breaks, and the next one is refused.
+        match peers.forward(2, call()).await {
+            Err(ForwardError::NotSent(why)) => break why,
+            Err(ForwardError::Broken(_) | ForwardError::Remote(_)) | Ok(_) => {}
+        }
+    };
+    assert!(why.contains("it was removed from this cluster"), "{why}");
+    assert!(is_removal(&local.refusal().expect("it stops")));
+    let probed = peers.probe(2).await.expect_err("not for that either").to_string();
+    assert!(probed.contains("it was removed"), "{probed}");
+}
+
+#[tokio::test]
+async fn a_removed_member_is_forgotten() {
+    let node = Node::start(2).await;
+    let peers = peers(&node);
+    let sent = peers.forward(2, call()).await;
+    assert!(matches!(sent, Err(ForwardError::Remote(_))), "{sent:?}");
+    peers.set_removed([2].into());
+    peers.set_members([(2, &member(2))].into_iter());
+    assert!(refusal(&peers).await.contains("no such member"));
 }
 
 #[tokio::test]
@@ -150,7 +190,7 @@ async fn whoever_speaks_another_protocol_is_told() {
     };
     let newer = wire::frame(KIND_HELLO, 0, &hello);
     for (bytes, expected) in [
-        (newer, "it speaks protocol 3, this node 2"),
+        (newer, "it speaks protocol 4, this node 3"),
         (b"GET / HTTP/1.1\r\nHost: oarlock\r\n\r\n".to_vec(), "not a hello of this protocol"),
     ] {
         let mut stream = TcpStream::connect(&node.address).await.expect("connect");

@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::api::http::problems::PROBLEMS;
+use crate::service::members::{INVITATION_MS_MAX, INVITATION_MS_MIN};
 
 /// All schemas by name.
 pub(super) fn schemas() -> Map<String, Value> {
@@ -25,6 +26,8 @@ pub(super) fn schemas() -> Map<String, Value> {
     requests.subschema_for::<wire::FenceRequest>();
     requests.subschema_for::<wire::ValueRequest>();
     requests.subschema_for::<wire::LeaderRequest>();
+    requests.subschema_for::<wire::InvitationRequest>();
+    requests.subschema_for::<wire::ReplaceRequest>();
     requests.subschema_for::<wire::Nothing>();
     let mut answers = settings().for_serialize().into_generator();
     answered(&mut answers);
@@ -61,6 +64,9 @@ fn answered(answers: &mut SchemaGenerator) {
     answers.subschema_for::<wire::Fence>();
     answers.subschema_for::<wire::Cluster>();
     answers.subschema_for::<wire::Leader>();
+    answers.subschema_for::<wire::Members>();
+    answers.subschema_for::<wire::Invitation>();
+    answers.subschema_for::<wire::MembersChanged>();
     answers.subschema_for::<wire::Problem>();
     answers.subschema_for::<wire::Staleness>();
 }
@@ -144,6 +150,11 @@ fn bounds() -> Vec<(&'static str, &'static str, Value)> {
         ("FenceRequest", "token", json!({ "minimum": 0, "maximum": u64::MAX })),
         ("ValueRequest", "lease_id", lease_or_session_id()),
         ("ValueRequest", "value", json!({ "maxLength": limits::VALUE_BYTES_MAX })),
+        (
+            "InvitationRequest",
+            "ttl_ms",
+            json!({ "minimum": INVITATION_MS_MIN, "maximum": INVITATION_MS_MAX }),
+        ),
         ("Lease", "token", token()),
         ("Lease", "lease_id", lease_or_session_id()),
         ("Session", "session_id", lease_or_session_id()),
