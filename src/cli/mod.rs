@@ -79,7 +79,6 @@ enum Command {
     Transfer(locks::Transfer),
     Backup(backup::Backup),
     Restore(backup::Restore),
-    /// Measure a cluster
     Bench(bench::Bench),
     /// Let clients work on your cluster while you break it, and judge what they saw
     Prove(prove::Prove),
