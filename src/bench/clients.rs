@@ -287,8 +287,8 @@ impl Client {
 /// What the operation is about has succeeded just now.
 fn succeeded(run: &Run, meant: Instant, what: Timed) -> Instant {
     let now = Instant::now();
+    run.tally.success(now);
     if run.counts(meant, now) {
-        run.tally.success(now);
         run.tally.time(what, now.saturating_duration_since(meant));
     }
     now

@@ -72,8 +72,9 @@ pub(super) async fn create(
     };
     let endpoints: Arc<[String]> = plan.endpoints.as_slice().into();
     let mut workers = JoinSet::new();
-    for _ in 0..WORKERS {
-        let connection = Connection::new(&endpoints, 0, plan.deadline);
+    for number in 0..WORKERS {
+        let at = if plan.leader_only { 0 } else { number };
+        let connection = Connection::new(&endpoints, at, plan.deadline);
         workers.spawn(creation.clone().work(connection));
     }
     let (mut all, mut result) = (Live::default(), Ok(()));
@@ -169,7 +170,8 @@ impl Live {
         let (leases, sessions) = (Arc::new(self.leases), Arc::new(self.sessions));
         let mut workers = JoinSet::new();
         for number in 0..WORKERS {
-            let mut connection = Connection::new(&endpoints, 0, plan.deadline);
+            let at = if plan.leader_only { 0 } else { number };
+            let mut connection = Connection::new(&endpoints, at, plan.deadline);
             let (leases, sessions) = (Arc::clone(&leases), Arc::clone(&sessions));
             let done = Arc::clone(done);
             workers.spawn(async move {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crate::bench::report::{Curve, Latency, Report};
 
 const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 520.0;
+const HEIGHT: f64 = 540.0;
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 870.0;
 const TOP: f64 = 70.0;

@@ -10,8 +10,9 @@ use crate::bench::plan::Plan;
 use crate::bench::processes::ProcessSample;
 use crate::bench::tally::{Tally, Timed};
 
-/// Locks from which on the growth of memory says something about one of them.
-const LOCKS_FOR_MEMORY: u64 = 10_000;
+/// Locks from which on the growth of memory says something about one of them: below, what the nodes
+/// keep of their log outweighs it.
+const LOCKS_FOR_MEMORY: u64 = 100_000;
 
 /// Percentiles of one kind of request, in microseconds, at most one per cent too high.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -49,8 +50,9 @@ impl Latency {
 #[derive(Debug, Clone, Serialize)]
 pub struct Nodes {
     pub processes: usize,
-    /// For 10,000 operations, all nodes together.
-    pub cpu_s_per_10000: f64,
+    /// For 10,000 operations, all nodes together; absent if there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_s_per_10000: Option<f64>,
     /// Of one core, all nodes together; 1 is a core that is never idle.
     pub cpu_cores: f64,
     /// At the end, all nodes together.
@@ -162,7 +164,6 @@ impl Measured<'_> {
         let is_sessions = self.plan.workload == crate::bench::plan::Workload::RenewSessions;
         let syncs = self.before.syncs.zip(self.after.syncs);
         let own = self.before.own.zip(self.after.own);
-        let per_10000 = |cpu_s: f64| cpu_s * 10_000.0 / operations.max(1) as f64;
         Report {
             workload: self.plan.workload.name(),
             clients_at: if self.plan.leader_only { "leader" } else { "all" },
@@ -182,7 +183,8 @@ impl Measured<'_> {
             missed: self.missed,
             syncs_per_s: syncs.map(|(from, to)| to.saturating_sub(from) as f64 / seconds),
             nodes: self.nodes(operations, seconds),
-            generator_cpu_s_per_10000: own.map(|(from, to)| per_10000(to.cpu_s - from.cpu_s)),
+            generator_cpu_s_per_10000: own
+                .and_then(|(from, to)| per_10000(to.cpu_s - from.cpu_s, operations)),
             left_behind: None,
             curves,
         }
@@ -199,12 +201,17 @@ impl Measured<'_> {
         });
         Some(Nodes {
             processes,
-            cpu_s_per_10000: cpu_s * 10_000.0 / operations.max(1) as f64,
+            cpu_s_per_10000: per_10000(cpu_s, operations),
             cpu_cores: cpu_s / seconds,
             memory_mib: after.memory_bytes as f64 / 1_048_576.0,
             bytes_per_live_lock,
         })
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "operations are far below 2^52")]
+fn per_10000(cpu_s: f64, operations: u64) -> Option<f64> {
+    (operations > 0).then(|| cpu_s * 10_000.0 / operations as f64)
 }
 
 #[cfg(test)]
@@ -243,16 +250,19 @@ pub(super) mod tests {
 
     #[test]
     fn costs_stand_beside_the_throughput() {
-        let plan = Plan { pids: vec![1, 2, 3], live_locks: 20_480, ..plan() };
+        let plan = Plan { pids: vec![1, 2, 3], live_locks: 204_800, ..plan() };
         let report = report(&plan);
         let near = |found: f64, expected: f64| (found - expected).abs() < 0.01;
         assert_eq!((report.operations, report.errors), (1_000, 1));
         assert!(near(report.operations_per_s, 500.0) && near(report.fairness, 400.0 / 600.0));
         assert!(report.syncs_per_s.is_some_and(|syncs| near(syncs, 200.0)));
         let nodes = report.nodes.expect("their processes are known");
-        assert!(near(nodes.cpu_s_per_10000, 20.0) && near(nodes.cpu_cores, 1.0));
+        assert!(
+            nodes.cpu_s_per_10000.is_some_and(|cpu_s| near(cpu_s, 20.0))
+                && near(nodes.cpu_cores, 1.0)
+        );
         assert!(near(nodes.memory_mib, 160.0));
-        assert!(nodes.bytes_per_live_lock.is_some_and(|bytes| near(bytes, 1_024.0)));
+        assert!(nodes.bytes_per_live_lock.is_some_and(|bytes| near(bytes, 102.4)));
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::bench::wire::Connection;
 
 /// For the metrics of a node; one that does not answer in time is left out.
 const METRICS_DEADLINE: Duration = Duration::from_secs(1);
+/// How often it looks whether it was stopped.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SYNCS: &str = "oarlock_fsync_seconds_count ";
 
 /// How a run is stopped from outside, and where it tells how far it is.
@@ -141,7 +143,9 @@ async fn measure(plan: &Plan, prefix: &Arc<str>, outside: &Outside<'_>) -> Resul
     }
     let pacing = Arc::clone(&run);
     let paced = spawn_blocking(move || pacing.pacer.as_ref().map(|it| it.run(&pacing.stop)));
-    sleep_until(run.tally.start.into()).await;
+    while Instant::now() < run.tally.start && !outside.stop.load(Relaxed) {
+        sleep_until(run.tally.start.min(Instant::now() + LOOK_EVERY).into()).await;
+    }
     (outside.tell)(&begun(plan));
     let before = sample(plan, true).await;
     let (ended, after, clients, by_client) = watch(plan, &run, working, outside).await;
@@ -237,7 +241,7 @@ async fn watch(
     let mut all = std::pin::pin!(all);
     let mut told_s = 0;
     loop {
-        let next = Instant::now() + Duration::from_millis(100);
+        let next = Instant::now() + LOOK_EVERY;
         let next = run.end.map_or(next, |end| end.min(next));
         let joined = tokio::select! {
             joined = &mut all => Some(joined),

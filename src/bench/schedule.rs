@@ -98,7 +98,8 @@ impl Pacer {
     /// When those were meant to begin that nobody began by then.
     pub(super) fn missed(&self, end: Instant) -> impl Iterator<Item = Instant> {
         let due = self.schedule.due_by(end).min(self.total.unwrap_or(u64::MAX));
-        (self.taken.load(Relaxed)..due).map(|number| self.schedule.intended(number))
+        let begins = (self.taken.load(Relaxed)..due).map(|number| self.schedule.intended(number));
+        begins.take_while(move |intended| *intended < end)
     }
 }
 

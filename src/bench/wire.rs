@@ -260,8 +260,9 @@ mod tests {
 
     #[test]
     fn ids_are_found_in_their_order() {
-        let answer = format!(r#"[{{"lease_id":"{:032x}"}},{{"lease_id":"{:032x}"}}]"#, 7, 1 << 100);
-        assert_eq!(ids(&answer, "lease_id").collect::<Vec<_>>(), [7, 1 << 100]);
+        let both: [Id; 2] = [7, 1 << 100];
+        let answer = both.map(|id| format!(r#"{{"lease_id":"{id:032x}"}}"#)).join(",");
+        assert_eq!(ids(&answer, "lease_id").collect::<Vec<_>>(), both);
         assert_eq!(ids(r#"{"lease_id":"12"}"#, "lease_id").count(), 0);
     }
 }
