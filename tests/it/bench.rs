@@ -144,7 +144,8 @@ fn a_gap_shows_when_the_leader_dies_and_the_rest_is_cleaned_up() {
     let leader = cluster.leader(None);
     cluster.kill(leader);
     let output = child.wait_with_output().expect("it ends");
-    let report: Value = serde_json::from_slice(&output.stdout).expect(&said());
+    assert!(output.status.success(), "{}", said());
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
     assert!(report["errors"].as_u64() > Some(0), "connections broke: {report}");
     assert!(report["longest_gap_ms"].as_f64() > Some(100.0), "{report}");
     assert!(report.get("left_behind").is_none(), "{report}");
