@@ -7,8 +7,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::cases::NAMES;
 
-/// Above this ratio something became slower. Counts repeat exactly with one compiler on one kind of
-/// processor; another one of either moves them by some per cent.
+/// Above this ratio something became slower. With one compiler on one kind of processor counts stay
+/// within one per cent; another one of either moves them further.
 const WORSE: f64 = 1.05;
 
 fn baseline_path() -> PathBuf {

@@ -1,8 +1,8 @@
 //! Benches of the core and its bytes: what a command, a row and an entry cost.
 //!
 //! `cargo bench -p oarlock-core` tells times, for orientation. What regressions are judged by are
-//! counts of instructions under callgrind, which repeat exactly on one machine, as ratios against
-//! the committed `baseline.txt`: `-- --counts` compares, `-- --save` writes the baseline anew.
+//! counts of instructions under callgrind, which repeat exactly with one binary and to within one
+//! per cent after a rebuild, as ratios against the committed `baseline.txt`: `-- --counts` compares, `-- --save` writes the baseline anew.
 //! `-- --scale` tells what a million sessions cost (`docs/scaling.md`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its figures are for who runs it")]
