@@ -21,6 +21,23 @@ dev *arguments:
 bench *arguments:
     cargo run --release --locked -- bench {{arguments}}
 
+# Instructions of the core for each operation, as ratios against the baseline; needs valgrind. Fails above 1.05.
+bench-core:
+    cargo bench --locked -p oarlock-core --bench core -- --counts
+
+# The same, and makes what it counted the baseline.
+bench-core-save:
+    cargo bench --locked -p oarlock-core --bench core -- --save
+
+# Times instead of instructions, for orientation.
+bench-core-times:
+    cargo bench --locked -p oarlock-core --bench core
+
+# What a million clients cost one group, and how names spread over several.
+scale:
+    cargo bench --locked -p oarlock-core --bench core -- --scale
+    cargo run --locked -p oarlock-client --example shards
+
 # Fuzzes the API of a cluster from its own description, with so many examples for each call.
 fuzz-api examples="500" seed="1":
     tests/clients/fuzz.sh {{examples}} {{seed}}

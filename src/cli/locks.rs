@@ -51,8 +51,9 @@ impl Target {
         self.endpoints.iter().map(address).collect()
     }
 
-    pub(super) fn endpoints(&self) -> &[String] {
-        &self.endpoints
+    /// Of one call, not counting its wait.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -219,7 +220,7 @@ pub(super) async fn force_release(target: &Target, force: ForceRelease) -> Resul
 /// Asks every endpoint; fails without a leader that has a majority.
 pub(super) async fn status(target: &Target) -> Result<(), Failure> {
     let mut shown = None;
-    for endpoint in target.endpoints() {
+    for endpoint in &target.endpoints {
         let one = Target {
             endpoints: vec![endpoint.clone()],
             timeout: Duration::from_secs(3),

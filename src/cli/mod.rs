@@ -88,7 +88,6 @@ enum Command {
     Members(members::OfMembers),
     Backup(backup::Backup),
     Restore(backup::Restore),
-    /// Measure a cluster
     Bench(bench::Bench),
     /// Let clients work on your cluster while you break it, and judge what they saw
     Prove(prove::Prove),

@@ -10,6 +10,7 @@
 
 mod api_docs;
 mod backups;
+mod bench;
 mod cli;
 mod clients;
 mod clocks;
