@@ -198,7 +198,10 @@ where
                 return None;
             }
             let result = match self.step().await {
-                Step::Answered(answer) => self.take(answer),
+                Step::Answered(answer) => match self.take(answer) {
+                    Some(result) => result,
+                    None => continue,
+                },
                 Step::Input(None) => {
                     self.input = None;
                     continue;
@@ -257,10 +260,29 @@ where
         Ok(())
     }
 
-    fn take(&mut self, answer: io::Result<Response>) -> RpcResult<StreamAppendResult<TypeConfig>> {
+    /// What an answer means, or nothing where a later one will say it.
+    ///
+    /// openraft knows a request that was answered by its last entry alone, and takes the moment at
+    /// which the newest of that entry was sent for one at which this leader was still heard. A request
+    /// without entries has the last entry of the one before it. So when both are on their way the
+    /// first answer is kept back: after a pause it may be an old one, and would vouch for the present.
+    fn take(
+        &mut self,
+        answer: io::Result<Response>,
+    ) -> Option<RpcResult<StreamAppendResult<TypeConfig>>> {
         let Some(sent) = self.waiting.pop_front() else {
-            return Err(broken(&io::ErrorKind::BrokenPipe.into()));
+            return Some(Err(broken(&io::ErrorKind::BrokenPipe.into())));
         };
+        let result = self.meaning(&sent, answer);
+        let repeated = self.waiting.iter().any(|later| later.last <= sent.last);
+        if repeated && matches!(result, Ok(Ok(_))) { None } else { Some(result) }
+    }
+
+    fn meaning(
+        &mut self,
+        sent: &Sent,
+        answer: io::Result<Response>,
+    ) -> RpcResult<StreamAppendResult<TypeConfig>> {
         self.progress_at = clock::timer_now();
         match answer {
             Ok(Response::Append(AppendEntriesResponse::Conflict)) if sent.prev.is_none() => {

@@ -94,6 +94,28 @@ async fn pipelined_appends_keep_their_order() {
 }
 
 #[tokio::test]
+async fn an_old_answer_does_not_vouch_for_a_later_request_that_ends_where_its_own_did() {
+    let node = Node::start(2).await;
+    let mut network = client(peers(&node), &node).await;
+    let (sent, mut input) = tokio::sync::mpsc::channel(3);
+    let input = stream::poll_fn(move |context| input.poll_recv(context));
+    let mut answers = network.stream_append(input, option()).await.expect("a stream");
+    sent.try_send(append(1)).expect("room");
+    let early = timeout(Duration::from_millis(100), answers.next()).await;
+    assert!(early.is_err(), "the disk is slow: {early:?}");
+    // What is committed, told while the answer is on its way; then something new.
+    let told = AppendEntriesRequest { prev_log_id: Some(log_id(1)), entries: vec![], ..append(1) };
+    sent.try_send(told).expect("room");
+    sent.try_send(append(2)).expect("room");
+    drop(sent);
+    let early = timeout(Duration::from_millis(100), answers.next()).await;
+    assert!(early.is_err(), "the disk is slow: {early:?}");
+    node.raft.flow();
+    let answers: Vec<_> = answers.map(|answer| answer.expect("an answer")).collect().await;
+    assert_eq!(answers, [Ok(Some(log_id(1))), Ok(Some(log_id(2)))], "once for both of the first");
+}
+
+#[tokio::test]
 async fn votes_and_heartbeats_do_not_wait_for_appends() {
     let node = Node::start(2).await;
     let peers = peers(&node);
