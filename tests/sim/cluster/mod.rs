@@ -1,6 +1,7 @@
 //! All nodes of a cluster, moved a millisecond at a time by one thread: what arrives, then each
 //! node in its order, its disk, and what it ends of itself.
 
+mod calm;
 mod progress;
 mod steps;
 
@@ -48,6 +49,7 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Node>,
     outage_since: Option<u64>,
     calm_since: u64,
+    calm: calm::Calm,
     progress: progress::Progress,
     /// A transfer of leadership that is asked for: by which fault, to whom, when.
     transfer: Option<(FaultId, u64, u64)>,
@@ -90,6 +92,7 @@ impl Cluster {
             nodes,
             outage_since: None,
             calm_since: 0,
+            calm: calm::Calm::default(),
             progress: progress::Progress::default(),
             transfer: None,
             ambush: None,
@@ -112,6 +115,7 @@ impl Cluster {
         }
         self.note_outage(now);
         self.look(now);
+        self.count_calm(now);
         self.note_business(now);
     }
 

@@ -66,6 +66,7 @@ impl Cluster {
                 let process = leader.and_then(|id| self.nodes.get(&id)?.process.as_ref());
                 if let Some(process) = process {
                     process.hand_over(*to);
+                    self.calm.ends();
                     self.transfer = Some((fault, *to, now));
                 }
             }
@@ -94,10 +95,11 @@ impl Cluster {
         self.later.clear();
     }
 
+    /// At the earliest moment that anybody asks for.
     fn start_at(&mut self, node: u64, at: u64) {
         let start = |node: &mut Node| {
             if node.process.is_none() {
-                node.starts_at.get_or_insert(at);
+                node.starts_at = Some(node.starts_at.map_or(at, |other| other.min(at)));
             }
         };
         self.nodes.entry(node).and_modify(start);
