@@ -1,6 +1,8 @@
 //! The time in which nothing excuses a late end (P4): somebody serves, has served for a while, and
 //! reaches a majority that lacks nothing.
 
+use std::collections::BTreeMap;
+
 use super::{Cluster, Node};
 use crate::faults::CALM_SYNC_MS;
 use crate::node::Process;
@@ -10,9 +12,12 @@ use crate::trace::lock;
 /// were lost are sent again, and connections are made anew.
 const SETTLE_MS: u64 = 2_000;
 
-/// Who serves and lacks nothing, and since when.
+/// Who serves, and since when it reaches which nodes that lack nothing, itself among them.
 #[derive(Default)]
-pub(super) struct Calm(Option<(u64, u64)>);
+pub(super) struct Calm {
+    leader: Option<u64>,
+    reached_since: BTreeMap<u64, u64>,
+}
 
 impl Node {
     /// Whether it runs, and its disk is quick and has room.
@@ -27,29 +32,41 @@ impl Node {
 impl Calm {
     /// Who gives its leadership away decides nothing until that is done or given up.
     pub(super) fn ends(&mut self) {
-        self.0 = None;
+        *self = Self::default();
     }
 }
 
 impl Cluster {
-    /// Counts a calm millisecond.
+    /// Counts a calm millisecond: a majority has been there for a while. Who comes back has to be
+    /// connected with first, and is no help at once.
     pub(super) fn count_calm(&mut self, now: u64) {
-        let mut ids = self.common.members.iter().copied();
-        let leader = ids.find(|id| self.leads_well(*id) && self.common.net.is_fine());
-        let since = self.calm.0.filter(|(id, _)| leader == Some(*id)).map_or(now, |(_, at)| at);
-        self.calm.0 = leader.map(|id| (id, since));
-        if leader.is_some() && now >= since + SETTLE_MS {
+        let leader = self.leads_well();
+        if leader.is_none() || leader != self.calm.leader {
+            self.calm = Calm { leader, ..Calm::default() };
+        }
+        let Some(leader) = leader else { return };
+        for (id, node) in &self.nodes {
+            if node.is_well() && (*id == leader || self.common.net.linked(leader, *id)) {
+                self.calm.reached_since.entry(*id).or_insert(now);
+            } else {
+                self.calm.reached_since.remove(id);
+            }
+        }
+        let settled = self.calm.reached_since.values().filter(|at| **at + SETTLE_MS <= now);
+        if settled.count() > self.common.members.len() / 2 {
             lock(&self.common.witness).passes_calmly();
         }
     }
 
-    /// Whether it serves and reaches a majority, both ways, in which each works as it should.
-    fn leads_well(&self, id: u64) -> bool {
-        let leader = self.nodes.get(&id).filter(|node| node.is_well());
-        let serves = leader.and_then(|node| node.process.as_ref()).is_some_and(Process::serves);
-        let reached = self.nodes.iter().filter(|(other, node)| {
-            node.is_well() && (**other == id || self.common.net.linked(id, **other))
-        });
-        serves && reached.count() > self.common.members.len() / 2
+    /// Who serves, with nothing wrong with its own machine or with all links.
+    fn leads_well(&self) -> Option<u64> {
+        let serves = |node: &Node| node.process.as_ref().is_some_and(Process::serves);
+        let reaches_most = |id: u64| {
+            let linked = |other: &&u64| **other == id || self.common.net.linked(id, **other);
+            self.nodes.keys().filter(linked).count() > self.common.members.len() / 2
+        };
+        let mut leaders = self.nodes.iter().filter(|(_, node)| serves(node) && node.is_well());
+        let leader = leaders.find(|(id, _)| reaches_most(**id)).map(|(id, _)| *id);
+        leader.filter(|_| self.common.net.is_fine())
     }
 }
