@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use oarlock_client::wire::History;
-use oarlock_client::{Client, ClientError, Options};
+use oarlock_client::{Client, Options};
 use tokio::process::{Child, Command};
 
 use crate::clocks::Clocks;
@@ -25,9 +24,6 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Of a log, so many bytes are shown at most.
 const LOG_SHOWN: usize = 64 * 1024;
-
-/// Grants of each lock that the nodes must remember alike.
-const PAST_SHOWN: u32 = 100;
 
 /// What a cluster is made of.
 pub(crate) struct Setup {
@@ -193,6 +189,11 @@ impl Cluster {
         orders.ok_or_else(|| "only a build with the feature `proof` takes orders".to_owned())
     }
 
+    /// What a node says under a name; zero if it takes no orders or said nothing.
+    pub(crate) fn said(&self, node: usize, name: &str) -> i64 {
+        self.nodes[node].orders.as_ref().map_or(0, |orders| orders.evidence(name))
+    }
+
     pub(crate) fn data(&self, node: usize) -> PathBuf {
         data_dir(self.dir.path(), node)
     }
@@ -258,8 +259,13 @@ impl Cluster {
     }
 
     /// kill -9, and waits until the process is gone: a fault that did not happen proves nothing.
-    /// One that another fault has killed already stays dead.
+    /// One that another fault has killed already stays dead; one that ended by itself is not
+    /// buried in silence.
     pub(crate) async fn kill(&mut self, node: usize) -> Result<(), String> {
+        let ended = self.nodes[node].child.is_some() && !self.runs(node);
+        if ended && !self.nodes[node].may_end {
+            return Err(format!("node {node} ended by itself:\n{}", self.log_since(node, 0)));
+        }
         let Some(mut child) = self.nodes[node].child.take() else { return Ok(()) };
         child.kill().await.map_err(|error| format!("kill node {node}: {error}"))
     }
@@ -358,45 +364,4 @@ impl Cluster {
         }
         None
     }
-
-    /// Once nothing changes any more, every node knows the same: the same applied entry, the same
-    /// locks in a stale read of its own state, and the same past of each: who held it by which
-    /// token, how long, and how that ended (F19).
-    pub(crate) async fn agrees(&self, names: &[String]) -> Result<(), String> {
-        let mut seen = Vec::new();
-        for _ in 0..300 {
-            seen.clear();
-            for node in 0..self.nodes() {
-                seen.push(self.knows(node, names).await.map_err(|error| error.to_string())?);
-            }
-            if seen.windows(2).all(|pair| pair[0] == pair[1]) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let indexes: Vec<u64> = seen.iter().map(|known| known.applied_index).collect();
-        let differ =
-            seen[0].pasts.iter().find(|past| !seen.iter().all(|it| it.pasts.contains(past)));
-        Err(format!("the nodes do not come to agree: applied {indexes:?}, first past: {differ:?}"))
-    }
-
-    async fn knows(&self, node: usize, names: &[String]) -> Result<Knows, ClientError> {
-        let client = self.client(node);
-        let applied_index = client.cluster().await?.applied_index;
-        let locks = client.list_stale("").await?.locks;
-        let mut pasts = Vec::new();
-        for name in names {
-            pasts.push(client.history_stale(name, PAST_SHOWN).await?);
-        }
-        let tokens = locks.into_iter().map(|lock| (lock.lock, lock.last_token)).collect();
-        Ok(Knows { applied_index, tokens, pasts })
-    }
-}
-
-/// What one node knows.
-#[derive(Debug, PartialEq, Eq)]
-struct Knows {
-    applied_index: u64,
-    tokens: Vec<(String, Option<u64>)>,
-    pasts: Vec<History>,
 }

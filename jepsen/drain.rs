@@ -2,16 +2,16 @@
 //! of them are over, and what others wait for their locks meanwhile.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use oarlock_client::wire::{AcquireManyRequest, AcquireRequest, ClaimRequest, TtlMs};
-use oarlock_client::{Client, Options};
+use oarlock_client::Client;
+use oarlock_client::wire::{AcquireManyRequest, ClaimRequest, TtlMs};
+use oarlock_jepsen::report::percentile;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use crate::arrivals::{Arrival, Arrivals, between, client};
 use crate::cluster::{Cluster, Setup};
 use crate::say;
 
@@ -19,7 +19,7 @@ use crate::say;
 const LOCKS_PER_REQUEST: u64 = 64;
 /// Clients that take them.
 const FILLERS: u64 = 8;
-/// Others, who take and release locks of their own all the time.
+/// Others, who take and release locks of their own at fixed moments.
 const BYSTANDERS: u64 = 8;
 
 /// A pace that any machine holds, for choosing the common end.
@@ -28,7 +28,6 @@ const LEASES_PER_S: u64 = 1_500;
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 const BYSTANDER_P99: Duration = Duration::from_millis(100);
 
-const DEADLINE: Duration = Duration::from_secs(30);
 const GIVE_UP: Duration = Duration::from_mins(3);
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -44,9 +43,6 @@ pub(crate) struct Drain {
     #[arg(long)]
     binary: Option<PathBuf>,
 }
-
-/// When a pair of calls of a bystander began, and how long the longer of the two took.
-type Call = (Instant, Duration);
 
 impl Drain {
     pub(crate) async fn measure(&self) -> Result<String, String> {
@@ -69,20 +65,11 @@ impl Drain {
             return Err(format!("this machine is too slow to take {} leases in time", self.leases));
         }
         say(&format!("{} leases held, due together in {:.1?}", self.leases, due - filled));
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut bystanders = JoinSet::new();
-        for number in 0..BYSTANDERS {
-            bystanders.spawn(stand_by(endpoints.clone(), number, Arc::clone(&stop)));
-        }
+        let bystanders = Arrivals::start(&endpoints, BYSTANDERS);
         let drained = timeout(GIVE_UP, watch(&endpoints))
             .await
             .map_err(|_| format!("not all leases were over after {GIVE_UP:?}"))??;
-        stop.store(true, Ordering::Relaxed);
-        let mut calls = Vec::new();
-        while let Some(ended) = bystanders.join_next().await {
-            calls.extend(ended.map_err(|error| format!("a bystander failed: {error}"))??);
-        }
-        self.judge(due, drained, &calls)
+        self.judge(due, drained, &bystanders.stop().await?)
     }
 
     /// Takes all leases so that they end at that moment.
@@ -108,19 +95,15 @@ impl Drain {
         Ok(())
     }
 
-    fn judge(&self, due: Instant, drained: Instant, calls: &[Call]) -> Result<String, String> {
+    fn judge(
+        &self,
+        due: Instant,
+        drained: Instant,
+        arrivals: &[Arrival],
+    ) -> Result<String, String> {
         let took = drained.saturating_duration_since(due);
-        let within = |from: Instant, to: Instant| {
-            let mut times: Vec<Duration> = calls
-                .iter()
-                .filter(|(at, _)| from <= *at && *at <= to)
-                .map(|(_, took)| *took)
-                .collect();
-            times.sort_unstable();
-            times
-        };
-        let before = within(due.checked_sub(GIVE_UP).unwrap_or(due), due);
-        let during = within(due, drained);
+        let before = between(arrivals, due.checked_sub(GIVE_UP).unwrap_or(due), due);
+        let during = between(arrivals, due, drained);
         let p99 = percentile(&during, 99);
         let told = format!(
             "{} leases drained in {took:.2?}; meanwhile {} acquires and releases of others: \
@@ -135,18 +118,6 @@ impl Drain {
         let missed = took > DRAINED_WITHIN || p99 > BYSTANDER_P99 || during.is_empty();
         if missed && !self.lenient { Err(told) } else { Ok(told) }
     }
-}
-
-fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get(last * percent / 100).copied().unwrap_or_default()
-}
-
-fn client(endpoints: &[String], number: u64) -> Client {
-    let mut endpoints = endpoints.to_vec();
-    let shift = usize::try_from(number).unwrap_or(0) % endpoints.len();
-    endpoints.rotate_left(shift);
-    Client::new(Options { endpoints, deadline: DEADLINE })
 }
 
 async fn take(
@@ -176,29 +147,4 @@ async fn watch(endpoints: &[String]) -> Result<Instant, String> {
         }
         tokio::time::sleep(LOOK_PAUSE).await;
     }
-}
-
-/// Takes and releases a lock of its own until the stop.
-async fn stand_by(
-    endpoints: Vec<String>,
-    number: u64,
-    stop: Arc<AtomicBool>,
-) -> Result<Vec<Call>, String> {
-    let client = client(&endpoints, number);
-    let mut calls = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let began = Instant::now();
-        let request = AcquireRequest {
-            owner: Some(format!("bystander-{number}")),
-            ttl_ms: TtlMs::Ms(60_000),
-            ..AcquireRequest::default()
-        };
-        let taken = client.acquire(&format!("bystander/{number}"), request).await;
-        let (lease, _) = taken.map_err(|error| format!("a bystander's acquire: {error}"))?;
-        let acquired = Instant::now();
-        let released = client.release(&lease.lease_id).await;
-        released.map_err(|error| format!("a bystander's release: {error}"))?;
-        calls.push((began, (acquired - began).max(acquired.elapsed())));
-    }
-    Ok(calls)
 }

@@ -111,6 +111,24 @@ pub struct Seen {
     pub token_ceiling: u64,
 }
 
+/// How the reason of an unknown outcome begins where an answer came and was not understood.
+pub const MISUNDERSTOOD: &str = "not an answer of oarlock";
+
+/// What [`Operation::kind`] tells apart.
+pub const KINDS: [&str; 11] = [
+    "acquire",
+    "acquire-many",
+    "renew",
+    "release",
+    "open-session",
+    "renew-session",
+    "close-session",
+    "look",
+    "fence",
+    "set-value",
+    "get-value",
+];
+
 /// A definite refusal: nothing changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusal {

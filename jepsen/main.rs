@@ -5,8 +5,11 @@
 //! the faults and whom they hit; the machine decides the rest, so a failing seed is repeated, not
 //! replayed. `recovery` and `drain` measure what is promised of fail-over and of expiry.
 
+mod agree;
+mod arrivals;
 mod clocks;
 mod cluster;
+mod coverage;
 mod disks;
 mod drain;
 mod links;

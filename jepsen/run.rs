@@ -1,5 +1,6 @@
 //! `oarlock-jepsen run`: rounds of faults under clients, and the check of what the clients saw.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +14,16 @@ use oarlock_jepsen::workload::{self, Plan, Workload};
 use tokio::time::Instant;
 
 use crate::cluster::{self, Cluster, Setup};
+use crate::coverage;
 use crate::nemesis::{self, Kind};
 use crate::network::Network;
 use crate::{say, wait_for};
 
 /// Grants that clients must get after each round: one without progress proves nothing.
 const GRANTS_PER_ROUND: usize = 20;
+
+/// A kind of fault that was begun so often and never did anything is none.
+const BEGUN_JUDGED_FROM: u64 = 4;
 
 /// How long the clients may take to finish what they do: a few calls at their deadlines.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -70,7 +75,8 @@ impl Run {
         format!("run --rounds {rounds} --seed {seed} --nodes {nodes}{faults}{loopback}")
     }
 
-    /// The kinds that are asked for and possible here; what is left out is said.
+    /// The kinds that are asked for and possible here. Of all kinds some are left out, which is
+    /// said; one that is named must be possible.
     fn kinds(&self, has_orders: bool) -> Result<Vec<Kind>, String> {
         let is_possible = |kind: &Kind| {
             // Segments in memory are no disk; without one the node must be told that it is full.
@@ -80,14 +86,15 @@ impl Run {
         let all = Kind::value_variants();
         let asked = if self.faults.is_empty() { all } else { &self.faults };
         let (possible, not): (Vec<Kind>, Vec<Kind>) = asked.iter().copied().partition(is_possible);
+        if !not.is_empty() && !self.faults.is_empty() {
+            return Err(format!(
+                "not possible here: {not:?} (a proof build and a proxy have them)"
+            ));
+        }
         if !not.is_empty() {
             say(&format!("left out here: {not:?} (a proof build and a proxy have them)"));
         }
-        if possible.is_empty() {
-            Err("none of these is possible here".to_owned())
-        } else {
-            Ok(possible)
-        }
+        Ok(possible)
     }
 
     pub(crate) async fn under_faults(&self) -> Result<String, String> {
@@ -108,21 +115,47 @@ impl Run {
         let history = Arc::new(History::default());
         let plan = Plan::of_tests(&cluster.endpoints(), self.seed);
         let workload = Workload::start(&plan, &history);
-        let mut rounds = Rounds { kinds, chance: Chance::new(self.seed), began: Instant::now() };
-        for number in 1..=self.rounds {
-            let told = rounds.next(number, &mut cluster, &history).await?;
-            say(&format!("round {number} of {}: {told}", self.rounds));
+        let mut rounds = Rounds::new(kinds, self.seed);
+        // Whatever fails, what the clients saw is judged and kept.
+        let worked = self.all_rounds(&mut rounds, &mut cluster, &history).await;
+        let stopped = workload.stop(PATIENCE).await;
+        let mut ended = worked.and(stopped);
+        if ended.is_ok() {
+            ended = come_to_rest(&cluster, &plan).await;
         }
-        workload.stop(PATIENCE).await?;
-        workload::every_lock_is_acquirable(&plan).await.map_err(|stuck| stuck.to_string())?;
-        cluster.agrees(&plan.locks.names()).await?;
-        self.verdict(&history.take(), cluster.lost_bytes, rounds.began.elapsed())
+        let records = history.take();
+        let ended = ended.and_then(|()| coverage::judge(&records, self.rounds));
+        let told = format!(
+            "{}, {} bytes lost, {:.1?}",
+            rounds.begun_and_bit(),
+            cluster.lost_bytes,
+            rounds.began.elapsed()
+        );
+        self.verdict(&records, ended, &told)
     }
 
-    fn verdict(&self, records: &Records, lost: u64, took: Duration) -> Result<String, String> {
+    async fn all_rounds(
+        &self,
+        rounds: &mut Rounds,
+        cluster: &mut Cluster,
+        history: &History,
+    ) -> Result<(), String> {
+        for number in 1..=self.rounds {
+            let told = rounds.next(number, cluster, history).await?;
+            say(&format!("round {number} of {}: {told}", self.rounds));
+        }
+        rounds.each_kind_bit()
+    }
+
+    /// Judges the history, and tells that together with what failed besides.
+    fn verdict(
+        &self,
+        records: &Records,
+        ended: Result<(), String>,
+        told: &str,
+    ) -> Result<String, String> {
         let verdict = checker::check(records);
-        let lost_none = something_was_lost(records, lost);
-        let problem = lost_none.as_ref().err().map(String::as_str);
+        let problem = ended.as_ref().err().map(String::as_str);
         if let Some(dir) = &self.out {
             let commands = format!("oarlock-jepsen {}", self.as_arguments());
             let title = "oarlock under faults";
@@ -132,7 +165,7 @@ impl Run {
         let expiries = report::expiries(records);
         let summary = format!(
             "{} rounds, {} faults, {} operations, {} grants, {} expiries of which {} under faults, {} unknown, \
-             {} reads, {lost} bytes lost, {took:.1?}",
+             {} reads, {told}",
             self.rounds,
             records.faults.len(),
             records.operations.len(),
@@ -142,30 +175,59 @@ impl Run {
             records.unknown(),
             records.looks(),
         );
-        verdict
-            .as_result()
-            .and(lost_none)
-            .map(|()| format!("no violation found: {summary}"))
-            .map_err(|violation| format!("{violation}\nafter {summary}"))
+        match (verdict.as_result(), ended) {
+            (Ok(()), Ok(())) => Ok(format!("no violation found: {summary}")),
+            (Err(why), Ok(())) | (Ok(()), Err(why)) => Err(format!("{why}\nafter {summary}")),
+            (Err(why), Err(also)) => Err(format!("{why}\nand {also}\nafter {summary}")),
+        }
     }
 }
 
-/// A power cut that never took anything was a kill, whatever it is called.
-fn something_was_lost(records: &Records, lost: u64) -> Result<(), String> {
-    let cuts = records.faults.iter().filter(|fault| fault.what.contains("power of")).count();
-    if cuts > 0 && lost == 0 {
-        return Err(format!("{cuts} power cuts lost nothing: they were no fault"));
-    }
-    Ok(())
+/// Nothing is done any more: all nodes know the same, and every lock can be taken.
+async fn come_to_rest(cluster: &Cluster, plan: &Plan) -> Result<(), String> {
+    let names = plan.locks.names();
+    cluster.agrees_with_holders(&names).await?;
+    workload::every_lock_is_acquirable(plan).await.map_err(|stuck| stuck.to_string())?;
+    cluster.agrees(&names).await
 }
 
 struct Rounds {
     kinds: Vec<Kind>,
     chance: Chance,
     began: Instant,
+    /// Faults of each kind that were begun, and those that left evidence.
+    counts: BTreeMap<String, (u64, u64)>,
 }
 
 impl Rounds {
+    fn new(kinds: Vec<Kind>, seed: u64) -> Self {
+        Self { kinds, chance: Chance::new(seed), began: Instant::now(), counts: BTreeMap::new() }
+    }
+
+    fn count(&mut self, kind: Kind, bit: bool) {
+        let name = kind.to_possible_value().map(|value| value.get_name().to_owned());
+        let (begun, bitten) = self.counts.entry(name.unwrap_or_default()).or_default();
+        *begun += 1;
+        *bitten += u64::from(bit);
+    }
+
+    fn begun_and_bit(&self) -> String {
+        let each =
+            self.counts.iter().map(|(kind, (begun, bit))| format!("{kind} {bit} of {begun}"));
+        format!("bit: {}", each.collect::<Vec<_>>().join(", "))
+    }
+
+    fn each_kind_bit(&self) -> Result<(), String> {
+        let idle =
+            |(_, (begun, bit)): &(&String, &(u64, u64))| *begun >= BEGUN_JUDGED_FROM && *bit == 0;
+        match self.counts.iter().find(idle) {
+            Some((kind, (begun, _))) => {
+                Err(format!("{kind} was begun {begun} times and did nothing"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// One to three faults that overlap, for the next round.
     fn choose(&mut self) -> Vec<Kind> {
         let mut chosen: Vec<Kind> = Vec::new();
@@ -203,11 +265,13 @@ impl Rounds {
         active.sort_by_key(|(fault, _)| fault.ends_late());
         let alone = active.len() == 1;
         for (fault, began_at) in active {
-            if nemesis::end(&fault, cluster, alone).await.map_err(in_round)? {
+            let bit = nemesis::end(&fault, cluster, alone).await.map_err(in_round)?;
+            self.count(fault.kind(), bit);
+            if bit {
                 let ended_at = self.began.elapsed();
                 history.fault(Fault { what: fault.what, began_at, ended_at });
             } else {
-                say(&format!("{}: nothing was there to be kept, not counted", fault.what));
+                say(&format!("{}: nothing was there for it, not counted", fault.what));
             }
         }
         cluster.wait_ready().await.map_err(in_round)?;

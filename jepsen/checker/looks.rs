@@ -1,15 +1,17 @@
 //! Reads are linearizable (P6): a look that began after a grant was known does not miss it, one that
 //! ended before a grant was asked for does not foresee it, and none shows more holders than fit.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::fits;
 use crate::claims::{Claim, Claims};
-use crate::history::{Answer, Call, Operation, Outcome, Seen};
+use crate::history::{Answer, Call, Mode, Operation, Outcome, Seen};
 
 pub(super) fn are_fresh(operations: &[Operation], claims: &Claims<'_>) -> Result<(), String> {
     let known = known(claims);
     let asked = asked(claims);
+    let modes = modes(operations);
     for operation in operations {
         let (Call::Look { lock }, Outcome::Ok(Answer::Seen(seen))) =
             (&operation.call, &operation.outcome)
@@ -27,7 +29,7 @@ pub(super) fn are_fresh(operations: &[Operation], claims: &Claims<'_>) -> Result
         {
             return Err(format!("a look foresaw a token: {operation:?}, {claim:?}"));
         }
-        holds_together(lock, seen, claims).map_err(|why| format!("{why}: {operation:?}"))?;
+        holds_together(lock, seen, &modes).map_err(|why| format!("{why}: {operation:?}"))?;
     }
     Ok(())
 }
@@ -58,18 +60,33 @@ fn asked<'a>(claims: &'a Claims<'_>) -> Vec<(Duration, &'a Claim)> {
     asked
 }
 
+/// How each request asked for each of its locks, whatever it was answered.
+fn modes(operations: &[Operation]) -> BTreeMap<(u64, &str), Mode> {
+    let mut modes = BTreeMap::new();
+    for operation in operations {
+        if let Call::Acquire { request, asks, .. } = &operation.call {
+            modes.extend(asks.iter().map(|ask| ((*request, ask.lock.as_str()), ask.mode)));
+        }
+    }
+    modes
+}
+
 /// The holders that one look shows at once.
-fn holds_together(lock: &str, seen: &Seen, claims: &Claims<'_>) -> Result<(), String> {
+fn holds_together(
+    lock: &str,
+    seen: &Seen,
+    asked: &BTreeMap<(u64, &str), Mode>,
+) -> Result<(), String> {
     if let Some((token, _)) = seen.holders.iter().find(|(token, _)| *token > seen.token_ceiling) {
         return Err(format!("token {token} is above the ceiling"));
     }
     let mut modes = Vec::new();
     for (_, request) in &seen.holders {
-        let Some(claim) = claims.get(&(*request, lock)) else { continue };
-        if !fits(claim.mode, modes.iter().copied()) {
+        let Some(mode) = asked.get(&(*request, lock)).copied() else { continue };
+        if !fits(mode, modes.iter().copied()) {
             return Err("a look shows more holders than fit".to_owned());
         }
-        modes.push(claim.mode);
+        modes.push(mode);
     }
     Ok(())
 }

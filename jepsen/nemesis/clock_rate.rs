@@ -26,10 +26,14 @@ pub(super) async fn begin(
     Ok((format!("clock of {whom} {how}"), targets))
 }
 
-pub(super) async fn end(cluster: &mut Cluster, targets: &[usize]) -> Result<(), String> {
+pub(super) async fn end(
+    cluster: &mut Cluster,
+    targets: &[usize],
+    before: &[i64],
+) -> Result<(), String> {
     for &node in targets {
         cluster.launch_if_down(node)?;
     }
-    wait_for_evidence(cluster, targets, "clock_gained_us").await?;
+    wait_for_evidence(cluster, targets, before, "clock_gained_us").await?;
     targets.iter().try_for_each(|&node| cluster.orders(node)?.withdraw("clock_ppm"))
 }

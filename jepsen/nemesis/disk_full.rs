@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oarlock_jepsen::chance::Chance;
 
-use super::{LOOK_PAUSE, LOOKS_MAX, someone};
+use super::{LOOK_PAUSE, LOOKS_MAX, is_new, someone};
 use crate::cluster::Cluster;
 
 /// Left of the disk where the node keeps running: less than its reserve.
@@ -50,6 +50,7 @@ pub(super) async fn end(
     cluster: &mut Cluster,
     targets: &[usize],
     logged: &[usize],
+    refused: &[i64],
 ) -> Result<(), String> {
     let mut left: Vec<(usize, usize)> =
         targets.iter().copied().zip(logged.iter().copied()).collect();
@@ -57,7 +58,7 @@ pub(super) async fn end(
         for (node, logged) in std::mem::take(&mut left) {
             // Another fault may have killed it first; then it meets its disk when it starts.
             cluster.launch_if_killed(node)?;
-            if has_noticed(cluster, node, logged)? {
+            if has_noticed(cluster, node, logged, refused[node]) {
                 has_room_again(cluster, node)?;
             } else {
                 left.push((node, logged));
@@ -72,12 +73,12 @@ pub(super) async fn end(
     Err(format!("node {node} did not notice its full disk:\n{}", cluster.log_since(node, logged)))
 }
 
-fn has_noticed(cluster: &mut Cluster, node: usize, logged: usize) -> Result<bool, String> {
+fn has_noticed(cluster: &mut Cluster, node: usize, logged: usize, refused: i64) -> bool {
     if cluster.disks().is_some() {
         let log = cluster.log_since(node, logged);
-        return Ok(SAYS.iter().any(|words| log.contains(words)));
+        return SAYS.iter().any(|words| log.contains(words));
     }
-    Ok(cluster.orders(node)?.evidence("writes_refused") > 0)
+    is_new(cluster.said(node, "writes_refused"), refused)
 }
 
 fn has_room_again(cluster: &mut Cluster, node: usize) -> Result<(), String> {

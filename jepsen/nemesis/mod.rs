@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use oarlock_jepsen::chance::Chance;
+use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 
@@ -36,7 +37,7 @@ const LOOKS_MAX: usize = 600;
 pub(crate) enum Kind {
     /// kill -9 of the leader, a follower, or all
     Kill,
-    /// SIGSTOP of the leader, a follower, or a majority, for longer than an election
+    /// SIGSTOP of the leader, a follower, or a majority, for longer than an election takes
     Pause,
     /// The leader, a follower or a minority hears and reaches nobody
     Partition,
@@ -153,10 +154,36 @@ impl Kind {
         matches!(self, Self::OldImage | Self::Transfer)
     }
 
+    /// What a node says of it, where orders make it.
+    fn evidence(self) -> Option<&'static str> {
+        match self {
+            Self::Power => Some("syncs_held"),
+            Self::SlowDisk => Some("syncs_slowed"),
+            Self::DiskFull => Some("writes_refused"),
+            Self::ClockRate => Some("clock_gained_us"),
+            Self::Kill
+            | Self::Pause
+            | Self::Partition
+            | Self::OneWay
+            | Self::Ring
+            | Self::Loss
+            | Self::SlowLink
+            | Self::Restart
+            | Self::Transfer
+            | Self::Rebuild
+            | Self::SyncFails
+            | Self::Corrupt
+            | Self::Wipe
+            | Self::OldImage
+            | Self::WallJump => None,
+        }
+    }
+
     /// Whether its end waits for something that other faults may hold back, so that they end first.
+    /// An old image goes before whatever would start its node on it again.
     fn ends_late(self) -> bool {
         match self.part() {
-            Part::Disk => !matches!(self, Self::Rebuild | Self::Power),
+            Part::Disk => !matches!(self, Self::Rebuild | Self::Power | Self::OldImage),
             Part::Clock | Part::Wall => true,
             Part::Links | Part::Process => false,
         }
@@ -171,6 +198,10 @@ enum Kept {
     Flip(corrupt::Flip),
     Aside(wipe::Aside),
     Newest(PathBuf),
+    /// What the power cut took.
+    LostBytes(u64),
+    /// How far the wall clock of each target jumped.
+    JumpedMs(Vec<i64>),
 }
 
 /// A fault under way.
@@ -180,9 +211,19 @@ pub(crate) struct Active {
     pub(crate) what: String,
     targets: Vec<usize>,
     kept: Kept,
+    /// What each node said of it before: only what is new is evidence.
+    before: Vec<i64>,
+    /// Whether there was anything to do it to: a process that another fault had ended is not killed.
+    has_hit: bool,
+    began: Instant,
 }
 
 impl Active {
+    /// How the kind is called.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// In which order faults end.
     pub(crate) fn ends_late(&self) -> bool {
         self.kind.ends_late()
@@ -196,6 +237,8 @@ pub(crate) async fn begin(
     chance: &mut Chance,
 ) -> Result<Active, String> {
     let mut kept = Kept::Nothing;
+    let (began, before) = (Instant::now(), said(cluster, kind.evidence()));
+    let ran: Vec<bool> = (0..cluster.nodes()).map(|node| cluster.runs(node)).collect();
     let (what, targets) = match kind {
         Kind::Kill => kill::begin(cluster, chance).await?,
         Kind::Pause => pause::begin(cluster, chance).await?,
@@ -207,7 +250,11 @@ pub(crate) async fn begin(
         Kind::Restart => restart::begin(cluster).await?,
         Kind::Transfer => transfer::begin(cluster, chance).await?,
         Kind::Rebuild => rebuild::begin(cluster, chance).await?,
-        Kind::Power => power::begin(cluster, chance).await?,
+        Kind::Power => {
+            let (what, targets, lost) = power::begin(cluster, chance, &before).await?;
+            kept = Kept::LostBytes(lost);
+            (what, targets)
+        }
         Kind::SyncFails => sync_fails::begin(cluster, chance).await?,
         Kind::SlowDisk => slow_disk::begin(cluster, chance).await?,
         Kind::DiskFull => {
@@ -231,25 +278,49 @@ pub(crate) async fn begin(
             (what, vec![node])
         }
         Kind::ClockRate => clock_rate::begin(cluster, chance).await?,
-        Kind::WallJump => wall_jump::begin(cluster, chance)?,
+        Kind::WallJump => {
+            let (what, targets, jumped_ms) = wall_jump::begin(cluster, chance)?;
+            kept = Kept::JumpedMs(jumped_ms);
+            (what, targets)
+        }
     };
-    Ok(Active { kind, what, targets, kept })
+    let has_hit = match (kind, &kept) {
+        (Kind::Power, Kept::LostBytes(0)) => false,
+        (Kind::Kill | Kind::Pause | Kind::Restart | Kind::Power, _) => {
+            targets.iter().any(|&node| ran[node])
+        }
+        _ => true,
+    };
+    Ok(Active { kind, what, targets, kept, before, has_hit, began })
+}
+
+/// What each node says under a name.
+fn said(cluster: &mut Cluster, name: Option<&str>) -> Vec<i64> {
+    let nodes = 0..cluster.nodes();
+    nodes.map(|node| name.map_or(0, |name| cluster.said(node, name))).collect()
+}
+
+/// Whether a number that a node tells is evidence: it is not the one from before, and not the one
+/// of a process that has only just begun.
+fn is_new(now: i64, before: i64) -> bool {
+    now != 0 && now != before
 }
 
 /// Ends it, brings back what it took, and looks for its evidence. False if there is none and there
-/// could not be: a cut between processes that another fault had ended keeps nothing from arriving.
+/// could not be: a cut between processes that another fault had ended keeps nothing from arriving,
+/// and none of them is killed once more.
 pub(crate) async fn end(
     active: &Active,
     cluster: &mut Cluster,
     alone: bool,
 ) -> Result<bool, String> {
-    let mut bit = true;
-    let targets = &active.targets;
+    let mut bit = active.has_hit;
+    let (targets, before) = (&active.targets, &active.before);
     let ended = match (active.kind, &active.kept) {
         (Kind::Kill | Kind::Rebuild | Kind::Power, _) => {
             targets.iter().try_for_each(|&node| cluster.launch_if_down(node))
         }
-        (Kind::Pause, _) => pause::end(cluster, targets),
+        (Kind::Pause, _) => pause::end(cluster, targets, active.began).await,
         (Kind::Partition | Kind::OneWay | Kind::Ring | Kind::Loss | Kind::SlowLink, _) => {
             match cluster.links().heal()? {
                 0 if alone => Err("it kept nothing from arriving: it was no fault".to_owned()),
@@ -260,20 +331,23 @@ pub(crate) async fn end(
             }
         }
         (Kind::SyncFails, _) => sync_fails::end(cluster, targets).await,
-        (Kind::SlowDisk, _) => slow_disk::end(cluster, targets).await,
-        (Kind::DiskFull, Kept::Logged(logged)) => disk_full::end(cluster, targets, logged).await,
+        (Kind::SlowDisk, _) => slow_disk::end(cluster, targets, before).await,
+        (Kind::DiskFull, Kept::Logged(logged)) => {
+            disk_full::end(cluster, targets, logged, before).await
+        }
         (Kind::Corrupt, Kept::Flip(flip)) => corrupt::end(cluster, targets[0], flip).await,
         (Kind::Wipe, Kept::Aside(aside)) => wipe::end(cluster, targets[0], aside).await,
         (Kind::OldImage, Kept::Newest(newest)) => old_image::end(cluster, targets[0], newest),
-        (Kind::ClockRate, _) => clock_rate::end(cluster, targets).await,
-        (Kind::WallJump, _) => wall_jump::end(cluster, targets).await,
+        (Kind::ClockRate, _) => clock_rate::end(cluster, targets, before).await,
+        (Kind::WallJump, Kept::JumpedMs(ms)) => wall_jump::end(cluster, targets, ms).await,
         (
             Kind::Restart
             | Kind::Transfer
             | Kind::DiskFull
             | Kind::Corrupt
             | Kind::Wipe
-            | Kind::OldImage,
+            | Kind::OldImage
+            | Kind::WallJump,
             _,
         ) => Ok(()),
     };
@@ -297,15 +371,16 @@ async fn someone(
     }
 }
 
-/// Waits until every target says that something came of its orders.
+/// Waits until every target says that something came of its orders since they were given.
 async fn wait_for_evidence(
     cluster: &mut Cluster,
     targets: &[usize],
+    before: &[i64],
     name: &str,
 ) -> Result<(), String> {
     for &node in targets {
         let mut looks = 0;
-        while cluster.orders(node)?.evidence(name) == 0 {
+        while !is_new(cluster.said(node, name), before[node]) {
             looks += 1;
             if looks > LOOKS_MAX {
                 return Err(format!("node {node} left no evidence of {name}"));

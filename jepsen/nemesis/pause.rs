@@ -1,10 +1,16 @@
 //! SIGSTOP: a process that is not dead but does not move, like a suspended machine.
 
+use std::time::Duration;
+
 use oarlock_jepsen::chance::Chance;
+use tokio::time::{Instant, sleep_until};
 
 use super::someone;
 use crate::cluster::Cluster;
 use crate::wait_for;
+
+/// Longer than the longest silence before an election, and than the election.
+const LENGTH_MIN: Duration = Duration::from_millis(1_500);
 
 pub(super) async fn begin(
     cluster: &mut Cluster,
@@ -19,6 +25,11 @@ pub(super) async fn begin(
     Ok((format!("pause {whom}"), targets))
 }
 
-pub(super) fn end(cluster: &Cluster, targets: &[usize]) -> Result<(), String> {
+pub(super) async fn end(
+    cluster: &Cluster,
+    targets: &[usize],
+    began: Instant,
+) -> Result<(), String> {
+    sleep_until(began + LENGTH_MIN).await;
     targets.iter().try_for_each(|&node| cluster.signal(node, "CONT"))
 }

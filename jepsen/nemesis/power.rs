@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oarlock_jepsen::chance::Chance;
 
-use super::someone;
+use super::{is_new, someone};
 use crate::cluster::Cluster;
 
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -16,7 +16,8 @@ const LOOKS_MAX: usize = 100;
 pub(super) async fn begin(
     cluster: &mut Cluster,
     chance: &mut Chance,
-) -> Result<(String, Vec<usize>), String> {
+    held_before: &[i64],
+) -> Result<(String, Vec<usize>, u64), String> {
     let (whom, targets) = someone(cluster, chance, "all", cluster.nodes()).await;
     for &node in &targets {
         cluster.orders(node)?.give("sync", "holds")?;
@@ -24,10 +25,12 @@ pub(super) async fn begin(
     let mut lost = 0;
     for _ in 0..LOOKS_MAX {
         tokio::time::sleep(LOOK_PAUSE).await;
-        lost = 0;
-        for &node in &targets {
-            lost += cluster.orders(node)?.evidence("unsynced_bytes");
+        let mut held = targets.iter().copied();
+        // Bytes that a node would lose before any sync of it is held are no cut in the middle.
+        if !held.any(|node| is_new(cluster.said(node, "syncs_held"), held_before[node])) {
+            continue;
         }
+        lost = targets.iter().map(|&node| cluster.said(node, "unsynced_bytes")).sum::<i64>();
         if lost > 0 {
             break;
         }
@@ -38,5 +41,5 @@ pub(super) async fn begin(
     }
     let lost = u64::try_from(lost).unwrap_or(0);
     cluster.lost_bytes += lost;
-    Ok((format!("power of {whom} cut, {lost} bytes not synced"), targets))
+    Ok((format!("power of {whom} cut, {lost} bytes not synced"), targets, lost))
 }

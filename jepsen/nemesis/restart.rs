@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 
 pub(super) async fn begin(cluster: &mut Cluster) -> Result<(String, Vec<usize>), String> {
+    let mut restarted = Vec::new();
     for node in 0..cluster.nodes() {
         // One that another fault holds back cannot end in time; it is that fault's turn.
         if cluster.is_stopped(node) || cluster.is_ending(node) || !cluster.runs(node) {
@@ -10,6 +11,7 @@ pub(super) async fn begin(cluster: &mut Cluster) -> Result<(String, Vec<usize>),
         }
         cluster.terminate(node).await?;
         cluster.launch_if_down(node)?;
+        restarted.push(node);
     }
-    Ok(("rolling restart".to_owned(), Vec::new()))
+    Ok(("rolling restart".to_owned(), restarted))
 }

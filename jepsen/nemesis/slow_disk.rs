@@ -19,10 +19,14 @@ pub(super) async fn begin(
     Ok((format!("syncs of {whom} take {takes:?}"), targets))
 }
 
-pub(super) async fn end(cluster: &mut Cluster, targets: &[usize]) -> Result<(), String> {
+pub(super) async fn end(
+    cluster: &mut Cluster,
+    targets: &[usize],
+    before: &[i64],
+) -> Result<(), String> {
     for &node in targets {
         cluster.launch_if_down(node)?;
     }
-    wait_for_evidence(cluster, targets, "syncs_slowed").await?;
+    wait_for_evidence(cluster, targets, before, "syncs_slowed").await?;
     targets.iter().try_for_each(|&node| cluster.orders(node)?.withdraw("sync"))
 }

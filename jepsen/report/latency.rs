@@ -73,7 +73,8 @@ pub(super) fn sorted<'a>(operations: impl Iterator<Item = &'a Operation>) -> Vec
     took
 }
 
-pub(super) fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+/// Of times in their order, the one below which so many per cent lie.
+pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
     sorted.get(at).copied().unwrap_or_default()
 }

@@ -4,6 +4,8 @@
 mod latency;
 mod timeline;
 
+pub use self::latency::percentile;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -154,7 +156,7 @@ fn operations(records: &Records) -> String {
         let ok = count(|outcome| matches!(outcome, Outcome::Ok(_)));
         let refused = count(|outcome| matches!(outcome, Outcome::Failed(_)));
         let latencies = latency::sorted(operations.iter().copied());
-        let at = |percent: usize| latency::percentile(&latencies, percent).as_secs_f64() * 1e3;
+        let at = |percent: usize| percentile(&latencies, percent).as_secs_f64() * 1e3;
         let _infallible = write!(
             text,
             "<tr><td>{kind}<td class=n>{ok}<td class=n>{refused}<td class=n>{}\

@@ -6,7 +6,9 @@ use oarlock_client::wire::{self, AcquireManyRequest, AcquireRequest, ClaimReques
 use oarlock_client::{ClientError, Trust};
 
 use super::Worker;
-use crate::history::{Answer, Ask, Call, Mode, Operation, Outcome, Refusal, Seen, Stranded};
+use crate::history::{
+    Answer, Ask, Call, MISUNDERSTOOD, Mode, Operation, Outcome, Refusal, Seen, Stranded,
+};
 
 /// What is asked for, and how.
 #[derive(Debug, Clone)]
@@ -260,7 +262,8 @@ fn failed(error: &ClientError) -> Outcome {
         ClientError::Unreachable(_) => {
             Outcome::Failed(Refusal { kind: "unreachable".to_owned(), holders: Vec::new() })
         }
-        ClientError::Unknown(why) | ClientError::Protocol(why) => Outcome::Unknown(why.clone()),
+        ClientError::Unknown(why) => Outcome::Unknown(why.clone()),
+        ClientError::Protocol(why) => Outcome::Unknown(format!("{MISUNDERSTOOD}: {why}")),
     }
 }
 

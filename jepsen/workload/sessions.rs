@@ -1,4 +1,5 @@
-//! Sessions: a lease lives as long as its session, which is renewed for a while and then left.
+//! Sessions: a lease lives as long as its session, which is renewed, now and then while it keeps a
+//! lease, and then left.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ pub(super) async fn run(mut worker: Worker) {
         let (session, ttl_ms) = (worker.next_number(), worker.some_ttl_ms());
         let Some(session_id) = worker.open(session, ttl_ms).await else { continue };
         for _ in 0..=worker.chance.below(3) {
-            let is_clear = hold(&mut worker, session, &session_id).await;
+            let is_clear = hold(&mut worker, session, ttl_ms, &session_id).await;
             // A lease that may be held still would be taken again with its old token.
             if !is_clear || !worker.renew_session(session, ttl_ms, &session_id).await {
                 break;
@@ -27,12 +28,15 @@ pub(super) async fn run(mut worker: Worker) {
 
 /// Takes one lock under the session and gives it back, unless it is left to the session. Whether
 /// nothing is held any more.
-async fn hold(worker: &mut Worker, session: u64, session_id: &str) -> bool {
+async fn hold(worker: &mut Worker, session: u64, ttl_ms: u64, session_id: &str) -> bool {
     let ask = worker.locks.exclusive(&mut worker.chance);
     let mut wanted = worker.wants(vec![ask]);
     wanted.wait_ms = 500;
     wanted.term = Term::Session(session, session_id.to_owned());
     let Some(held) = worker.acquire(0, &wanted).await else { return false };
+    if worker.once_in(2) {
+        worker.renew_session(session, ttl_ms, session_id).await;
+    }
     let pause = Duration::from_millis(worker.chance.below(80));
     tokio::time::sleep(pause.min(held.trust.left().unwrap_or_default())).await;
     if held.believes() {

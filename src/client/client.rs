@@ -127,10 +127,18 @@ impl Client {
         self.simple(Method::GET, &path, true).await
     }
 
-    /// The first page of the locks whose names start with a prefix, as the node itself knows them.
-    pub async fn list_stale(&self, prefix: &str) -> Result<Locks, ClientError> {
+    /// One page of the locks whose names start with a prefix, as the node itself knows them.
+    pub async fn list_stale(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+    ) -> Result<Locks, ClientError> {
         let prefix = utf8_percent_encode(prefix, QUERY);
-        let path = format!("/v1/locks?prefix={prefix}&consistency=stale");
+        let mut path = format!("/v1/locks?prefix={prefix}&consistency=stale");
+        if let Some(cursor) = cursor {
+            path.push_str("&cursor=");
+            path.extend(utf8_percent_encode(cursor, QUERY));
+        }
         self.simple(Method::GET, &path, true).await
     }
 

@@ -45,7 +45,9 @@ fn a_leader_that_hung_answers_no_read_from_its_old_state() {
                 })
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(300));
+        eventually("the reads are there", || {
+            (unread_connections(cluster.api(leader)) >= reads.len()).then_some(())
+        });
         cluster.signal(leader, "-CONT");
         for read in reads {
             let answer = read.join().expect("no panic").expect("an answer");
@@ -58,6 +60,19 @@ fn a_leader_that_hung_answers_no_read_from_its_old_state() {
         let answer = cluster.get(leader, "/v1/locks/watched").ok()?;
         (answer.status == 200 && answer.body["holders"][0]["owner"] == "new").then_some(())
     });
+}
+
+/// Connections to an address with bytes that its process has not read, as the kernel lists them.
+fn unread_connections(address: &str) -> usize {
+    let (_, port) = address.rsplit_once(':').expect("a port");
+    let local = format!(":{:04X}", port.parse::<u16>().expect("a port"));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+    let has_unread = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, at, _, "01", queues, ..] = words.as_slice() else { return false };
+        at.ends_with(&local) && queues.split_once(':').is_some_and(|(_, rx)| rx != "00000000")
+    };
+    table.lines().filter(has_unread).count()
 }
 
 /// A new leader goes on from what the log says of the time: the old one may have been ahead of that by

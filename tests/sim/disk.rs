@@ -18,7 +18,8 @@ const SECTOR_BYTES: usize = 512;
 /// What of the unsynced data outlives the end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Survival {
-    /// All of it: the process died, the machine did not.
+    /// All of it: the process died, the machine did not. The next process reads what is still not
+    /// synced, and a later power cut takes it.
     Everything,
     /// Nothing.
     Synced,
@@ -87,15 +88,15 @@ impl SimDisk {
     pub(crate) fn crash(&self, survival: Survival) -> bool {
         let state = &mut *lock(&self.state);
         state.power_left = None;
+        if survival == Survival::Everything {
+            return false;
+        }
         let before = state.names.clone();
         let mut random = Random::new(match survival {
             Survival::Torn(seed) => seed,
             Survival::Everything | Survival::Synced => 0,
         });
-        let mut names = match survival {
-            Survival::Everything => state.names.clone(),
-            Survival::Synced | Survival::Torn(_) => state.names_synced.clone(),
-        };
+        let mut names = state.names_synced.clone();
         if let Survival::Torn(_) = survival {
             for name in state.names.keys().chain(state.names_synced.keys()) {
                 if state.names.get(name) != state.names_synced.get(name) && random.per_mille(500) {
@@ -139,8 +140,7 @@ impl SimDisk {
 impl Content {
     /// Whether anything was lost.
     fn crash(&mut self, survival: Survival, random: &mut Random) -> bool {
-        let unsynced = self.live != self.synced && survival != Survival::Everything;
-        let before = unsynced.then(|| self.live.clone());
+        let before = (self.live != self.synced).then(|| self.live.clone());
         match survival {
             Survival::Everything => {}
             Survival::Synced => self.live.clone_from(&self.synced),

@@ -19,7 +19,7 @@ pub(crate) const BUSY: [&str; 4] =
     ["a waiter queued", "an expiry pending", "a renewal in flight", "a snapshot in flight"];
 
 /// What must have happened somewhere in a range of seeds, besides the faults.
-pub(crate) const REACHED: [&str; 19] = [
+pub(crate) const REACHED: [&str; 20] = [
     "a late piece of an old connection",
     "an old request answered again",
     "a request over two nodes at once",
@@ -39,6 +39,7 @@ pub(crate) const REACHED: [&str; 19] = [
     "a watcher told of a gap",
     "a leader replaced with all else healthy",
     "a member removed",
+    "a lease or session that ran out in calm time",
 ];
 
 #[derive(Default)]

@@ -69,7 +69,7 @@ impl fmt::Display for Report {
 /// How to run a seed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
-    /// Faults come and go for so long, and up to as much again.
+    /// Faults come and go for so long, and up to as much again; a quiet time at the end is more.
     pub(crate) busy_ms: u64,
     pub(crate) keeps_lines: bool,
 }
@@ -149,8 +149,11 @@ pub(crate) fn run(seed: u64, length: Length) -> Report {
     let locks = random.within(2, 8);
     let mut crowd = Crowd::gather(&outside, locks, &mut random);
 
-    while now.ms() < busy_ms && lock(&witness).complaint().is_none() {
-        for (fault, step) in plan.get(&now.ms()).into_iter().flatten() {
+    while now.ms() < plan.upto_ms && lock(&witness).complaint().is_none() {
+        if plan.quiet_from.contains(&now.ms()) {
+            cluster.heal();
+        }
+        for (fault, step) in plan.steps.get(&now.ms()).into_iter().flatten() {
             cluster.step(*fault, step);
         }
         cluster.tick();

@@ -39,10 +39,13 @@ struct Sum {
     slowest_recovery_ms: u64,
     tally: Tally,
     failures: Vec<(u64, String)>,
+    /// Of the last run.
+    trace_hash: u64,
 }
 
 impl Sum {
     fn add(&mut self, report: &Report) {
+        self.trace_hash = report.trace_hash;
         self.simulated_ms += report.simulated_ms;
         self.answers += report.counts.answers;
         self.grants += report.counts.grants;
@@ -98,8 +101,9 @@ fn attempt(seed: u64, length: Length) -> Result<Report, String> {
     })
 }
 
-/// Runs all of them, prints what they did, and panics if one failed or too little happened.
-pub(crate) fn run_all(seeds: &Seeds) {
+/// Runs all of them, prints what they did, and panics if one failed or too little happened. The hash
+/// of the run that ended last.
+pub(crate) fn run_all(seeds: &Seeds) -> u64 {
     let (next, sum) = (AtomicU64::new(0), Mutex::new(Sum::default()));
     std::thread::scope(|scope| {
         for _ in 0..seeds.threads {
@@ -110,6 +114,7 @@ pub(crate) fn run_all(seeds: &Seeds) {
     eprintln!("{}\n{}", sum.text(), sum.tally.table());
     let complaints = judge(seeds, &sum);
     assert!(complaints.is_empty(), "{complaints}");
+    sum.trace_hash
 }
 
 fn work(seeds: &Seeds, next: &AtomicU64, sum: &Mutex<Sum>) {

@@ -62,6 +62,17 @@ impl Trace {
         self.add(what, numbers, carried, || format!("{numbers:?} {carried:x}"));
     }
 
+    /// The same, with words for a reader in the place of the numbers.
+    pub(crate) fn note_as(
+        &self,
+        what: &str,
+        numbers: &[u64],
+        carried: u64,
+        shown: impl FnOnce() -> String,
+    ) {
+        self.add(what, numbers, carried, shown);
+    }
+
     /// Adds a line that a reader will want to see as it is.
     pub(crate) fn note_text(&self, what: &str, text: &str) {
         self.add(what, &[], hash(text.as_bytes()), || text.to_owned());

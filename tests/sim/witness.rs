@@ -43,6 +43,8 @@ pub(crate) struct Witness {
     states: BTreeMap<u64, u64>,
     newest: u64,
     complaint: Option<String>,
+    /// Calm time so far, which [`Invariant::passes`] counts.
+    calm_ms: u64,
     /// Who waits after the newest entry.
     pub(crate) waiters: u64,
     /// When the next lease, wait or delay ends, if the lease clock goes on.
@@ -60,6 +62,7 @@ impl Witness {
             states: BTreeMap::new(),
             newest: 0,
             complaint: None,
+            calm_ms: 0,
             waiters: 0,
             due_at_ms: None,
             counts: Counts::default(),
@@ -98,7 +101,8 @@ impl Witness {
     ) {
         let index = machine.with_position(|_, at| at.last_applied.map_or(0, |id| id.index));
         let effect = hash(&codec::encode(&(events, outcomes)));
-        self.trace.note("apply", &[node, index], effect);
+        let shown = || format!("[{node}, {index}] {effect:x} {events:?}");
+        self.trace.note_as("apply", &[node, index], effect, shown);
         // Replicas agree: the same entry has the same effect on every node, at every replay.
         if *self.effects.entry(index).or_insert(effect) != effect {
             self.complain(format!("replicas: entry {index} did something else on node {node}"));
@@ -117,7 +121,8 @@ impl Witness {
             self.note_business(machine, events);
             self.counts.entries += 1;
             self.counts.events += events.len() as u64;
-            let entry = Entry { index, at_ms: self.now.ms(), events };
+            let (at_ms, calm_ms) = (self.now.ms(), self.calm_ms);
+            let entry = Entry { index, at_ms, calm_ms, events, outcomes };
             self.counts.grants += entry.grants().count() as u64;
             self.counts.expiries += entry.expiries().count() as u64;
             self.ask(|invariant| invariant.applied(&entry));
@@ -185,7 +190,8 @@ impl Witness {
             Told::Refused(why) | Told::Unknown(why) => hash(why.as_bytes()),
             told => hash(format!("{told:?}").as_bytes()),
         };
-        self.trace.note("answer", &[answer.client, answer.asked_at], carried);
+        let shown = || format!("{answer:?}");
+        self.trace.note_as("answer", &[answer.client, answer.asked_at], carried, shown);
         self.counts.answers += 1;
         match &answer.what {
             Told::Unknown(_) => self.counts.unknown += 1,
@@ -201,6 +207,13 @@ impl Witness {
             invariant.outage(from_ms, upto_ms);
             Ok(())
         });
+    }
+
+    /// One more millisecond was calm.
+    pub(crate) fn passes_calmly(&mut self) {
+        self.calm_ms += 1;
+        let calm_ms = self.calm_ms;
+        self.ask(|invariant| invariant.passes(calm_ms));
     }
 
     /// The run is over and everything has come to rest.

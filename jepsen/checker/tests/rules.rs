@@ -182,6 +182,21 @@ fn a_look_is_neither_stale_nor_ahead() {
 }
 
 #[test]
+fn a_look_at_holders_whose_answers_were_lost_is_judged_by_what_they_asked_for() {
+    let lost = Script::default()
+        .take(3, 1, (0, 5))
+        .release(3, (6, 7))
+        .lost(acquire(1, vec![exclusive("a")], 0), (10, 20))
+        .lost(acquire(2, vec![exclusive("a")], 0), (10, 20));
+    lost.clone().look(seen(&[(2, 1)], &[], 2), (30, 40)).is_legal();
+    let both = lost.look(seen(&[(2, 1), (3, 2)], &[], 3), (30, 40));
+    let verdict = check(&both.0);
+    let (_, reads) =
+        verdict.rules.iter().find(|(rule, _)| rule.starts_with(READS)).expect("a rule");
+    assert!(matches!(reads, Found::Violation(why) if why.contains("more holders than fit")));
+}
+
+#[test]
 fn a_look_at_holders_that_do_not_fit_is_found() {
     let two = Script::default().take(1, 1, (0, 5)).take(2, 2, (6, 1_000));
     two.clone().look(seen(&[(2, 2)], &[], 2), (995, 1_001)).is_legal();

@@ -38,7 +38,29 @@ pub(crate) fn run(data: &[u8]) {
     });
 }
 
-async fn answer(request: Request<Body>) {
+/// Asks one node these things, one after the other: the path, and the body of a POST. What it
+/// answered, unless a path is none.
+pub(super) fn asked(requests: &[(String, Option<&str>)]) -> Option<Vec<(StatusCode, Value)>> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        let (mut router, mut answers) = (alone(), Vec::new());
+        for (path, body) in requests {
+            let uri = path.parse::<Uri>().ok()?;
+            let method = if body.is_some() { Method::POST } else { Method::GET };
+            let body = Body::from(body.unwrap_or_default().to_owned());
+            let request = Request::builder().method(method).uri(uri).body(body);
+            let Ok(response): Result<Response, _> = router.call(request.expect("a request")).await;
+            let (head, body) = response.into_parts();
+            let bytes = body.collect().await.expect("a body").to_bytes();
+            answers.push((head.status, serde_json::from_slice(&bytes).expect("JSON")));
+        }
+        Some(answers)
+    })
+}
+
+/// A node that is a cluster of its own, behind the API.
+fn alone() -> Router {
     let solo = Solo::new();
     let next = std::sync::atomic::AtomicU64::new(1);
     let ids = move || u128::from(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
@@ -47,9 +69,12 @@ async fn answer(request: Request<Body>) {
     let as_upcalls: Arc<dyn Upcalls> = service.clone();
     let upcalls: Weak<dyn Upcalls> = Arc::downgrade(&as_upcalls);
     solo.attach(upcalls);
-    let metrics = Arc::new(|_: &_| String::new());
+    router(App { service, metrics: Arc::new(|_: &_| String::new()) })
+}
+
+async fn answer(request: Request<Body>) {
     let is_head = request.method() == Method::HEAD;
-    let mut router: Router = router(App { service, metrics });
+    let mut router = alone();
     let Ok(response): Result<Response, _> = router.call(request).await;
     let (head, mut body) = response.into_parts();
     let is_json = |kind: &str| head.headers.get("content-type").is_some_and(|it| it == kind);

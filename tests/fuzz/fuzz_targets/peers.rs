@@ -1,9 +1,12 @@
-//! A peer that says hello as it should and then anything: it is answered or cut, and the listener
-//! lives on. The first byte chooses what the connection is for, the rest is the message; the frame
-//! around it is whole, so that the message is decoded.
+//! A peer that says hello as it should and then anything: it is answered or cut, no task of the node
+//! panics, and the listener lives on. The first byte chooses what the connection is for, the rest is
+//! the message; the frame around it is whole, so that the message is decoded. Two values of the first
+//! byte are for peers that say no hello: their first frame holds anything, or there is no frame.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +27,16 @@ use tokio::runtime::Runtime;
 const HELLO: u8 = 0x68;
 const REQUEST: u8 = 0x71;
 const CLUSTER: u128 = 7;
+/// First bytes of an input without a proper hello: the frame of one with anything in it, or nothing
+/// but the bytes.
+const ANY_HELLO: u8 = 0xfe;
+const ANY_BYTES: u8 = 0xff;
+
+/// Threads of the node; a panic of one of its tasks is no panic of ours.
+const NODE_THREADS: &str = "the node of peers";
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
 /// Far longer than an answer takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -46,7 +59,15 @@ fn frame(kind: u8, message: &[u8]) -> Vec<u8> {
 fn node() -> &'static (Runtime, SocketAddr) {
     static NODE: OnceLock<(Runtime, SocketAddr)> = OnceLock::new();
     NODE.get_or_init(|| {
+        let tells = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() == Some(NODE_THREADS) {
+                PANICS.fetch_add(1, Ordering::SeqCst);
+            }
+            tells(info);
+        }));
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.thread_name(NODE_THREADS);
         let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -56,15 +77,8 @@ fn node() -> &'static (Runtime, SocketAddr) {
     })
 }
 
-pub(crate) fn run(data: &[u8]) {
-    let (purpose, message) = data.split_first().unwrap_or((&0, &[]));
-    let purpose = match purpose % 4 {
-        0 => Purpose::Append,
-        1 => Purpose::Control,
-        2 => Purpose::Snapshot,
-        _ => Purpose::Birth,
-    };
-    let hello = Hello {
+fn hello(purpose: Purpose) -> Hello {
+    Hello {
         protocol: 2,
         purpose,
         cluster_id: Some(CLUSTER),
@@ -72,10 +86,35 @@ pub(crate) fn run(data: &[u8]) {
         instance_id: 22,
         to: 1,
         mark: None,
+    }
+}
+
+/// What the peer sends, and whether it begins with a proper hello.
+fn said(data: &[u8]) -> (Vec<u8>, bool) {
+    let (purpose, message) = data.split_first().unwrap_or((&0, &[]));
+    if *purpose == ANY_BYTES {
+        return (message.to_vec(), false);
+    }
+    if *purpose == ANY_HELLO {
+        let mut bytes = Vec::new();
+        codec::frame(HELLO, 0, &mut bytes, |out| out.extend_from_slice(message));
+        return (bytes, false);
+    }
+    let purpose = match purpose % 4 {
+        0 => Purpose::Append,
+        1 => Purpose::Control,
+        2 => Purpose::Snapshot,
+        _ => Purpose::Birth,
     };
-    let mut sent = frame(HELLO, &codec::encode(&hello));
+    let mut sent = frame(HELLO, &codec::encode(&hello(purpose)));
     sent.extend(frame(REQUEST, message));
+    (sent, true)
+}
+
+pub(crate) fn run(data: &[u8]) {
+    let (sent, is_peer) = said(data);
     let (runtime, address) = node();
+    let panics = PANICS.load(Ordering::SeqCst);
     let heard = runtime.block_on(async {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         let _may_be_cut = stream.write_all(&sent).await;
@@ -85,7 +124,9 @@ pub(crate) fn run(data: &[u8]) {
             tokio::time::timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("an end");
         heard
     });
-    assert!(!heard.is_empty(), "at least the hello is answered");
+    assert!(!is_peer || !heard.is_empty(), "at least the hello is answered");
+    // It is counted before the connection ends.
+    assert_eq!(PANICS.load(Ordering::SeqCst), panics, "a task of the node panicked");
 }
 
 /// One message of each shape: the byte after the purpose is the variant of the request.
@@ -100,5 +141,12 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         with(3, 10, codec::encode(&identity())),
         with(3, 9, Vec::new()),
         with(2, 5, codec::encode(&(0_u64, b"bytes".as_slice()))),
+        [vec![ANY_HELLO], codec::encode(&hello(Purpose::Append))].concat(),
+        [
+            vec![ANY_HELLO],
+            [9_u64.to_le_bytes().to_vec(), codec::encode(&hello(Purpose::Birth))].concat(),
+        ]
+        .concat(),
+        [vec![ANY_BYTES], frame(HELLO, &codec::encode(&hello(Purpose::Control)))].concat(),
     ]
 }

@@ -18,6 +18,9 @@ pub(super) fn conclude_claim(request: &Request, reply: &Reply) -> Told {
     let grants = match outcome(reply) {
         Some(Outcome::Granted(grant)) => vec![grant.as_ref().clone()],
         Some(Outcome::GrantedMany(grants)) => grants.clone(),
+        Some(Outcome::Rejected(Rejection::LeaseGone(ended))) => {
+            return Told::Gone { lease_id: ended.lease_id };
+        }
         other => return Told::Refused(format!("{other:?}")),
     };
     let (label, first_asked_at) = (request.label.clone(), request.first_asked_at);
@@ -33,7 +36,9 @@ pub(super) fn conclude_release(lease_id: LeaseId, reply: &Reply) -> Told {
 
 pub(super) fn conclude_refusal(lease_id: LeaseId, outcome: Option<&Outcome>) -> Told {
     match outcome {
-        Some(Outcome::Rejected(Rejection::LeaseGone(_))) => Told::Gone { lease_id },
+        Some(Outcome::Rejected(Rejection::LeaseGone(_) | Rejection::LeaseUnknown)) => {
+            Told::Gone { lease_id }
+        }
         other => Told::Refused(format!("{other:?}")),
     }
 }

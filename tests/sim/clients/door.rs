@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::evidence::Evidence;
-use crate::invariants::{Answer, Told};
+use crate::invariants::{About, Answer, Told};
 use crate::random::Random;
 use crate::trace::{Now, lock};
 use crate::witness::Witness;
@@ -123,7 +123,12 @@ impl Outside {
 
     /// Reports what a client was told.
     pub(crate) fn tell(&self, client: u64, asked_at: u64, what: Told) {
-        let answer = Answer { client, asked_at, answered_at: self.now.ms(), what };
+        self.tell_about(client, asked_at, None, what);
+    }
+
+    /// Reports what a client was told when it asked for that.
+    pub(crate) fn tell_about(&self, client: u64, asked_at: u64, about: Option<About>, what: Told) {
+        let answer = Answer { client, asked_at, answered_at: self.now.ms(), about, what };
         lock(&self.witness).answered(&answer);
     }
 }

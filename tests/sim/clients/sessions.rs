@@ -3,7 +3,7 @@
 use oarlock::service::replicator::{Call, Reply};
 use oarlock_core::command::{Command, OpenSession};
 use oarlock_core::ids::{Metadata, Owner, RequestId, SessionId};
-use oarlock_core::outcome::Outcome;
+use oarlock_core::outcome::{Outcome, Rejection};
 use oarlock_core::time::Ttl;
 
 use super::conclude::outcome;
@@ -54,6 +54,10 @@ impl Client {
         });
         let conclude = |reply: &Reply| match outcome(reply) {
             Some(Outcome::SessionOpened(_)) => Told::Session { session_id, ttl_ms },
+            // An earlier try had opened it.
+            Some(Outcome::Rejected(Rejection::SessionGone { .. })) => {
+                Told::SessionClosed { session_id }
+            }
             other => Told::Refused(format!("{other:?}")),
         };
         let told = self.ask(Call::Propose(command), PATIENT, conclude).await;

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::Outside;
 use super::conclude::conclude_claim;
-use crate::invariants::{DELAY_KEY, LABEL_KEY, Told};
+use crate::invariants::{About, DELAY_KEY, LABEL_KEY, Told};
 use crate::random::Random;
 
 /// All who take permits of a lock name this limit.
@@ -79,13 +79,13 @@ impl Client {
         conclude: impl FnOnce(&Reply) -> Told,
     ) -> Told {
         let node = self.node();
-        let asked_at = self.outside.now.ms();
+        let (asked_at, about) = (self.outside.now.ms(), About::of(&call));
         let answer = self.outside.call(node, call, patience, &mut self.random).await;
         let told = match answer {
             Ok(reply) => conclude(&reply),
             Err(told) => told,
         };
-        self.outside.tell(self.id, asked_at, told.clone());
+        self.outside.tell_about(self.id, asked_at, about, told.clone());
         told
     }
 
@@ -184,7 +184,8 @@ impl Client {
         );
         let conclude = |answer: Result<Reply, Told>| {
             let told = answer.map_or_else(|told| told, |reply| conclude_claim(request, &reply));
-            outside.tell(self.id, asked_at, told.clone());
+            let about = Some(About::Claim(request.label.clone()));
+            outside.tell_about(self.id, asked_at, about, told.clone());
             told
         };
         let told = [conclude(first), conclude(second)];

@@ -48,6 +48,11 @@ impl Roster {
         self.joining.is_empty() && self.leaving.is_empty()
     }
 
+    /// Whether nobody ever came or went.
+    pub(super) fn is_original(&self) -> bool {
+        !self.began
+    }
+
     /// Whether this one is no member, so that nobody counts on it.
     pub(super) fn is_out(&self, node: u64) -> bool {
         self.spares.contains(&node) || self.gone.contains_key(&node)

@@ -1,6 +1,7 @@
 //! All nodes of a cluster, moved a millisecond at a time by one thread: what arrives, then each
 //! node in its order, its disk, and what it ends of itself.
 
+mod calm;
 mod members;
 mod progress;
 mod steps;
@@ -49,6 +50,7 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Node>,
     outage_since: Option<u64>,
     calm_since: u64,
+    calm: calm::Calm,
     progress: progress::Progress,
     roster: members::Roster,
     /// A transfer of leadership that is asked for: by which fault, to whom, when.
@@ -92,6 +94,7 @@ impl Cluster {
             nodes,
             outage_since: None,
             calm_since: 0,
+            calm: calm::Calm::default(),
             progress: progress::Progress::default(),
             roster: members::Roster::new(spares.to_vec()),
             transfer: None,
@@ -116,6 +119,7 @@ impl Cluster {
         self.move_members(now);
         self.note_outage(now);
         self.look(now);
+        self.count_calm(now);
         self.note_business(now);
     }
 

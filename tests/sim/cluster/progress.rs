@@ -4,15 +4,15 @@
 use oarlock_core::machine::Machine as LockMachine;
 
 use super::{Cluster, Node};
-use crate::faults::CALM_SYNC_MS;
 use crate::node::ELECTION_MAX_MS;
 use crate::trace::lock;
 
 /// When all is calm, what falls due ends within this time (P4).
 const LATE_MS_MAX: u64 = 250;
 
-/// Calm begins this long after the last fault: an election, and queues that drain.
-const CALM_AFTER_MS: u64 = 6_000;
+/// Calm begins this long after the last fault: an election, and queues that drain. Less than a
+/// quiet window of the plan, in which clients work on.
+const CALM_AFTER_MS: u64 = 4_000;
 
 /// With all else healthy, somebody serves again so long after the leader was lost.
 const RECOVERY_MS_MAX: u64 = 3 * ELECTION_MAX_MS;
@@ -74,10 +74,9 @@ impl Cluster {
 
     /// P4: when all is calm, nothing that is due stays.
     pub(super) fn look(&mut self, now: u64) {
-        let up = |node: &Node| node.process.is_some() && node.paused_at.is_none();
         self.judge_recovery(now);
         let counted = || self.nodes.iter().filter(|(id, _)| !self.roster.is_out(**id));
-        if !self.common.net.is_whole() || !counted().all(|(_, node)| up(node)) {
+        if !self.common.net.is_calm() || !counted().all(|(_, node)| node.is_well()) {
             self.calm_since = now;
         }
         let mut running =
@@ -110,13 +109,8 @@ impl Cluster {
     /// After the loss of the leader with all else healthy, another serves in time.
     fn judge_recovery(&mut self, now: u64) {
         let lost = self.progress.lost;
-        let well = |id: u64, node: &Node| {
-            lost.is_some_and(|(lost, _)| lost == id)
-                || (node.process.is_some()
-                    && node.paused_at.is_none()
-                    && node.sync_ms == CALM_SYNC_MS
-                    && node.hardware.has_room())
-        };
+        let well =
+            |id: u64, node: &Node| lost.is_some_and(|(lost, _)| lost == id) || node.is_well();
         let counted = || self.nodes.iter().filter(|(id, _)| !self.roster.is_out(**id));
         let healthy = self.common.net.is_calm()
             && self.roster.is_quiet()

@@ -73,6 +73,7 @@ impl Cluster {
                 let process = leader.and_then(|id| self.nodes.get(&id)?.process.as_ref());
                 if let Some(process) = process {
                     process.hand_over(*to);
+                    self.calm.ends();
                     self.transfer = Some((fault, *to, now));
                 }
             }
@@ -104,11 +105,12 @@ impl Cluster {
         self.settle_members();
     }
 
+    /// At the earliest moment that anybody asks for.
     pub(super) fn start_at(&mut self, node: u64, at: u64) {
         let may = self.roster.may_start(node);
         let start = |node: &mut Node| {
             if may && node.process.is_none() {
-                node.starts_at.get_or_insert(at);
+                node.starts_at = Some(node.starts_at.map_or(at, |other| other.min(at)));
             }
         };
         self.nodes.entry(node).and_modify(start);

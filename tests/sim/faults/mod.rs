@@ -16,7 +16,7 @@ mod transfers;
 mod votes;
 mod weather;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::disk::Survival;
 use crate::evidence::{Evidence, FaultId};
@@ -122,21 +122,49 @@ pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(name, _)| *name)
 }
 
-/// All that will go wrong in a run, each step with its fault.
-pub(crate) type Plan = BTreeMap<u64, Vec<(FaultId, Step)>>;
+/// All that will go wrong in a run.
+#[derive(Default)]
+pub(crate) struct Plan {
+    /// Each step with its fault.
+    pub(crate) steps: BTreeMap<u64, Vec<(FaultId, Step)>>,
+    /// When every fault ends and none begins for a while, though the clients work on.
+    pub(crate) quiet_from: BTreeSet<u64>,
+    /// When it is over.
+    pub(crate) upto_ms: u64,
+}
 
-/// Draws the faults of a run that lasts so long.
+impl Plan {
+    /// Nothing goes wrong for a while, and nothing of what began before goes on: only then a lease
+    /// that ends late has no excuse.
+    fn add_quiet(&mut self, from: u64, until: u64) {
+        self.steps.split_off(&from);
+        self.quiet_from.insert(from);
+        self.upto_ms = self.upto_ms.max(until);
+    }
+}
+
+/// Of a thousand moments at which a fault could begin, so many begin a quiet time of so long.
+const QUIET_PER_MILLE: u64 = 60;
+const QUIET_MS: (u64, u64) = (9_000, 12_000);
+
+/// Draws the faults of a run that lasts so long, or until a quiet time is over.
 pub(crate) fn plan(random: &mut Random, nodes: &[u64], upto_ms: u64, evidence: &Evidence) -> Plan {
     let all: Vec<usize> = (0..KINDS.len()).collect();
     let switched_on = random.some_of(&all);
-    let mut plan = Plan::new();
+    let mut plan = Plan { upto_ms, ..Plan::default() };
     // Long enough for a first leader.
     let mut at = random.within(1_500, 4_000);
     while at + 1_000 < upto_ms {
+        if random.per_mille(QUIET_PER_MILLE) {
+            let until = at + random.within(QUIET_MS.0, QUIET_MS.1);
+            plan.add_quiet(at, until);
+            at = until;
+            continue;
+        }
         let (name, kind) = KINDS[*random.pick(&switched_on)];
         let fault = evidence.plan(name);
         for (at, step) in kind(random, nodes, at) {
-            plan.entry(at).or_default().push((fault, step));
+            plan.steps.entry(at).or_default().push((fault, step));
         }
         at += random.within(100, 4_000);
     }
@@ -145,7 +173,7 @@ pub(crate) fn plan(random: &mut Random, nodes: &[u64], upto_ms: u64, evidence: &
 
 /// Whether anybody will join.
 pub(crate) fn joins(plan: &Plan) -> bool {
-    plan.values().flatten().any(|(_, step)| matches!(step, Step::Join))
+    plan.steps.values().flatten().any(|(_, step)| matches!(step, Step::Join))
 }
 
 fn pick_minority(random: &mut Random, nodes: &[u64]) -> Vec<u64> {

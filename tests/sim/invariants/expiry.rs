@@ -1,8 +1,10 @@
 //! P3: a lease never ends before its TTL, counted from the moment its client sent what was last
 //! acknowledged, less one percent; and of a time in which no majority worked together at most one
-//! leader lease is counted. (That it ends soon enough is for `progress` to see.)
+//! leader lease is counted. Nor is anybody told earlier that it is gone, unless it was ended otherwise:
+//! who asks late may learn that before the log says so. (That it ends soon enough is for `late` to
+//! see.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oarlock_core::ids::{LeaseId, SessionId};
 
@@ -25,6 +27,8 @@ pub(super) struct Expiry {
     sessions: BTreeMap<SessionId, Promise>,
     of_session: BTreeMap<LeaseId, SessionId>,
     outages: Vec<(u64, u64)>,
+    /// In the log.
+    ended: BTreeSet<LeaseId>,
 }
 
 impl Expiry {
@@ -56,6 +60,7 @@ impl Invariant for Expiry {
     }
 
     fn applied(&mut self, entry: &Entry<'_>) -> Result<(), String> {
+        self.ended.extend(entry.ends().map(|ended| ended.lease_id));
         for ended in entry.expiries() {
             let session = self.of_session.get(&ended.lease_id);
             let promise = session.and_then(|id| self.sessions.get(id));
@@ -79,6 +84,15 @@ impl Invariant for Expiry {
                         let promise = Promise { from_ms, ttl_ms };
                         self.leases.entry(grant.lease_id).or_insert(promise);
                     }
+                }
+            }
+            // A lease that shares the grant of its session ends without an event.
+            Told::Gone { lease_id }
+                if !self.ended.contains(lease_id) && !self.of_session.contains_key(lease_id) =>
+            {
+                if let Some(promise) = self.leases.get(lease_id) {
+                    let what = format!("{lease_id:?}, which its client was told,");
+                    return self.judge(&what, *promise, answer.answered_at);
                 }
             }
             Told::Renewed { lease_id, ttl_ms } => {

@@ -9,9 +9,11 @@ mod expiry;
 mod fifo;
 mod forced;
 mod handover;
+mod late;
 mod metadata;
 mod once;
 mod reads;
+mod refusals;
 mod sessions;
 mod tokens;
 mod values;
@@ -21,10 +23,11 @@ mod watch;
 use std::collections::BTreeMap;
 
 use oarlock::raft::types::Vote;
-use oarlock_core::command::Mode;
+use oarlock::service::replicator::Call;
+use oarlock_core::command::{Command, Mode};
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LeaseId, LockName, SessionId, Token};
-use oarlock_core::outcome::{EndReason, Ended, Grant, ValueInfo};
+use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, ValueInfo};
 use oarlock_core::query::LockView;
 
 use crate::evidence::Evidence;
@@ -33,7 +36,10 @@ use crate::evidence::Evidence;
 pub(crate) struct Entry<'a> {
     pub(crate) index: u64,
     pub(crate) at_ms: u64,
+    /// The calm time before it, which [`Invariant::passes`] counts.
+    pub(crate) calm_ms: u64,
     pub(crate) events: &'a [Event],
+    pub(crate) outcomes: &'a [Outcome],
 }
 
 impl<'a> Entry<'a> {
@@ -63,7 +69,32 @@ pub(crate) struct Answer {
     pub(crate) client: u64,
     pub(crate) asked_at: u64,
     pub(crate) answered_at: u64,
+    /// What was asked for, where a refusal would promise that it never happens.
+    pub(crate) about: Option<About>,
     pub(crate) what: Told,
+}
+
+/// Something that happens once or never.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum About {
+    /// The claim with this label.
+    Claim(String),
+    Release(LeaseId),
+    Open(SessionId),
+}
+
+impl About {
+    pub(crate) fn of(call: &Call) -> Option<Self> {
+        let Call::Propose(command) = call else { return None };
+        match command {
+            Command::Acquire(it) => Some(Self::Claim(it.owner.as_str().to_owned())),
+            Command::AcquireMany(it) => Some(Self::Claim(it.owner.as_str().to_owned())),
+            Command::HandOver(it) => Some(Self::Claim(it.owner.as_str().to_owned())),
+            Command::Release { lease_id } => Some(Self::Release(*lease_id)),
+            Command::OpenSession(it) => Some(Self::Open(it.session_id)),
+            _ => None,
+        }
+    }
 }
 
 /// What the client may conclude.
@@ -172,6 +203,11 @@ pub(crate) trait Invariant: Send {
 
     fn outage(&mut self, _from_ms: u64, _upto_ms: u64) {}
 
+    /// So much calm time went by: somebody served, and nothing kept a majority from working.
+    fn passes(&mut self, _calm_ms: u64) -> Result<(), String> {
+        Ok(())
+    }
+
     fn rest(&mut self) -> Result<(), String> {
         Ok(())
     }
@@ -184,9 +220,11 @@ pub(crate) fn all(evidence: &Evidence) -> Vec<Box<dyn Invariant>> {
         Box::new(fifo::Fifo::default()),
         Box::new(once::Once::default()),
         Box::new(expiry::Expiry::default()),
+        Box::new(late::Late::new(evidence.clone())),
         Box::new(durable::Durable::default()),
         Box::new(belief::Belief::default()),
         Box::new(reads::Reads::default()),
+        Box::new(refusals::Refusals::default()),
         Box::new(metadata::Metadata),
         Box::new(votes::Votes::default()),
         Box::new(delay::Delay::new(evidence.clone())),

@@ -1,5 +1,6 @@
-//! P6: reads miss nothing that was known when they were asked. A fence says yes to nobody whose
-//! release was acknowledged before, and no to nobody who may still trust.
+//! P6: reads miss nothing that was known when they were asked. A look shows nobody, and a fence says
+//! yes to nobody, whose release was acknowledged before; a fence says no to nobody who may still
+//! trust.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,16 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    /// Whether a token's end was acknowledged before this was asked.
+    fn had_ended(&self, name: &LockName, token: Token, answer: &Answer) -> bool {
+        self.known.values().any(|known| {
+            known.token == token
+                && known.name.as_ref() == Some(name)
+                && !known.in_session
+                && known.ended_at.is_some_and(|at| at < answer.asked_at)
+        })
+    }
+
     fn live(&self, name: &LockName, answer: &Answer) -> impl Iterator<Item = &Known> {
         let (asked, answered) = (answer.asked_at, answer.answered_at);
         let of_lock = move |known: &&Known| known.name.as_ref() == Some(name);
@@ -87,19 +98,17 @@ impl Invariant for Reads {
                 if known.is_some_and(|(_, token)| *token > view.token_ceiling) {
                     return Err(format!("{} showed less than {known:?}", view.name));
                 }
+                let mut tokens = view.holders.iter().map(|holder| holder.token);
+                if let Some(token) = tokens.find(|it| self.had_ended(&view.name, *it, answer)) {
+                    return Err(format!("{} showed {} after its end", view.name, token.0));
+                }
                 let shown = |token| view.holders.iter().any(|holder| holder.token == token);
                 if let Some(missed) = self.live(&view.name, answer).find(|it| !shown(it.token)) {
                     return Err(format!("{} did not show {}", view.name, missed.token.0));
                 }
             }
             Told::Fence { name, token, held } => {
-                let ended = |known: &Known| {
-                    known.token == *token
-                        && known.name.as_ref() == Some(name)
-                        && !known.in_session
-                        && known.ended_at.is_some_and(|at| at < answer.asked_at)
-                };
-                if *held && self.known.values().any(ended) {
+                if *held && self.had_ended(name, *token, answer) {
                     return Err(format!("{name} let {} through after its end", token.0));
                 }
                 if !held && self.live(name, answer).any(|known| known.token == *token) {

@@ -33,7 +33,7 @@ use pipes::Pipe;
 const RETRY_MS: (u64, u64) = (40, 400);
 
 /// How the links are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Weather {
     /// Of one way, in milliseconds.
     pub(crate) delay_ms: (u64, u64),
@@ -150,8 +150,10 @@ impl Net {
         drop(backlog);
     }
 
+    /// The end of a fault is fine weather, which is nobody's fault.
     pub(crate) fn set_weather(&self, weather: Weather, fault: FaultId) {
         let mut state = lock(&self.state);
+        let fault = if weather == CALM { HEALING } else { fault };
         (state.weather, state.weather_of) = (weather, fault);
     }
 
@@ -178,13 +180,16 @@ impl Net {
         lock(&self.state).blocked.is_empty()
     }
 
-    /// Whether no link is cut, the weather is fine, and nothing is said again: an old heartbeat
-    /// passes for a living leader.
-    pub(crate) fn is_calm(&self) -> bool {
+    /// Whether the weather is fine and nothing is said again: an old heartbeat passes for a living
+    /// leader.
+    pub(crate) fn is_fine(&self) -> bool {
         let state = lock(&self.state);
-        state.blocked.is_empty()
-            && state.weather_of == HEALING
-            && !state.pipes.values().any(Pipe::says_again)
+        state.weather_of == HEALING && !state.pipes.values().any(Pipe::says_again)
+    }
+
+    /// Whether no link is cut besides.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.is_whole() && self.is_fine()
     }
 
     /// Whether a piece of a snapshot is on its way.
