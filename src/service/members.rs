@@ -40,6 +40,10 @@ pub const REMOVED: &str = "removed/";
 const INVITE: &str = "invite/";
 const HIGHEST: &str = "member-id";
 
+/// An id that is asked for is at most so far above the next one: they are never used again, and
+/// must not run out.
+const IDS_AHEAD_MAX: u64 = 1_000;
+
 /// Invitations at once compete for the next id; beyond so many tries this one gives up.
 const INVITE_TRIES_MAX: u32 = 8;
 
@@ -135,6 +139,10 @@ pub enum MembersRefusal {
     },
     /// A token that opens nothing.
     Token(TokenProblem),
+    /// So far above what was given that numbers could run out.
+    IdTooHigh {
+        highest: NodeId,
+    },
 }
 
 /// What is wrong with a join token.
@@ -211,10 +219,16 @@ impl<R: Replicator> Service<R> {
         let cluster_id = self.replicator.status().cluster_id.unwrap_or_default();
         for _ in 0..INVITE_TRIES_MAX {
             let (highest, expected) = self.highest_id()?;
-            let next = highest.saturating_add(1);
+            let Some(next) = highest.checked_add(1) else {
+                return Err(ServiceError::Overloaded("no ids are left".to_owned()));
+            };
             let node_id = wanted.unwrap_or(next);
             if node_id < next {
                 return Ok(MembersReply::Refused(MembersRefusal::IdUsed { next }));
+            }
+            if node_id - next >= IDS_AHEAD_MAX {
+                let highest = next.saturating_add(IDS_AHEAD_MAX - 1);
+                return Ok(MembersReply::Refused(MembersRefusal::IdTooHigh { highest }));
             }
             if !self.put(HIGHEST, Some(&node_id.to_string()), expected).await? {
                 continue;

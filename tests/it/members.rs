@@ -106,6 +106,9 @@ fn f60_a_member_joins_by_a_token_and_the_leader_is_removed_under_load() {
             (409, "member-id-used"),
             "{again:?}"
         );
+        // One that would leave none for those to come.
+        let last = invite(&cluster, r#"{"node_id":18446744073709551615}"#);
+        assert_eq!((last.status, last.text("type").as_str()), (400, "bad-request"), "{last:?}");
 
         let leader = cluster.leader(None);
         let removed = cluster.insist("DELETE", &format!("/v1/members/{leader}"), "");

@@ -166,6 +166,9 @@ fn refused(refusal: &MembersRefusal) -> Refusal {
             "of the voters that would be left only {answer} answer and {needed} must, so the \
              cluster would stop; bring them back first, or say force=true"
         )),
+        MembersRefusal::IdTooHigh { highest } => Refusal::bad_request(&format!(
+            "node_id is at most {highest}: ids are never used again, and must not run out"
+        )),
         MembersRefusal::Token(_) => unexpected(),
     }
 }

@@ -80,6 +80,8 @@ impl Local {
 
     pub(super) fn hello(&self, to: NodeId, purpose: Purpose) -> Hello {
         let Welcome { cluster_id, node_id: from, instance_id, mark } = self.welcome();
+        // Before it is part of the cluster it has nothing to show; its id may be another's still.
+        let mark = mark.filter(|_| purpose != Purpose::Birth);
         Hello { protocol: PROTOCOL, purpose, cluster_id, from, instance_id, to, mark }
     }
 
