@@ -115,7 +115,9 @@ pub(super) async fn run(target: &Target, prove: Prove) -> Result<(), Failure> {
     let records = history.take();
     let (told, judged) = oneshot::channel();
     // A thread of its own, because nothing waits for it at an interruption.
-    std::thread::spawn(move || told.send(judge(&records, problem, &out, &commands)));
+    std::thread::spawn(move || {
+        let _interrupted = told.send(judge(&records, problem, &out, &commands));
+    });
     let summary = tokio::select! {
         summary = judged => summary.map_err(|_| Failure::usage("the judge failed"))??,
         () = stop_signal() => return Err(Failure::usage("interrupted, nothing is judged")),

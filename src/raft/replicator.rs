@@ -299,9 +299,7 @@ impl RaftReplicator {
         let data = data.borrow_watched();
         let heartbeat = data.heartbeat.iter().flatten();
         let lately = heartbeat.filter(|(_, acked)| {
-            acked
-                .as_ref()
-                .is_some_and(|at| clock::age_of(at.clone().into_inner()) <= self.leader_lease)
+            acked.as_ref().is_some_and(|at| clock::age_of(at.into_inner()) <= self.leader_lease)
         });
         lately.map(|(id, _)| *id).collect()
     }
