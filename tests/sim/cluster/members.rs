@@ -236,7 +236,7 @@ impl Cluster {
         }
     }
 
-    /// The sets of voters of which each must have a majority, as any node that counts knows them.
+    /// The sets of voters of which a majority may decide, as any node that counts knows them.
     pub(super) fn voters_known(&self) -> BTreeSet<BTreeSet<u64>> {
         let counts = self.nodes.iter().filter(|(id, _)| !self.roster.is_out(**id));
         let processes = counts.filter_map(|(_, node)| node.process.as_ref());

@@ -48,12 +48,12 @@ impl Cluster {
     fn has_majority(&self) -> bool {
         let runs = |node: &Node| node.process.is_some() && node.paused_at.is_none();
         let up = || self.nodes.iter().filter(|(_, node)| runs(node)).map(|(id, _)| *id);
-        // While the members change, nodes may know different ones; whoever leads must speak both
-        // ways with a majority of each.
+        // While the members change, nodes may know different ones, and who is cut off knows old
+        // ones for long; whoever leads must speak both ways with a majority of some.
         let voters = self.voters_known();
         up().any(|one| {
             let reached = |other: u64| other == one || self.common.net.linked(one, other);
-            voters.iter().all(|voters| {
+            voters.iter().any(|voters| {
                 let count = up().filter(|other| voters.contains(other) && reached(*other)).count();
                 count > voters.len() / 2
             })
