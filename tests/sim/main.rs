@@ -52,11 +52,11 @@ const LONG_SECONDS: u64 = 20;
 /// one draws other chance, and so may no longer do what failed.
 const REGRESSIONS: &[(u64, u64, u64)] = &[
     // Appends that arrived in a burst reached Raft out of order.
-    (98, LONG_SECONDS, 0xe26c_0e47_42c9_6ed7),
+    (98, LONG_SECONDS, 0xcb1d_90c8_9917_e80a),
     // A segment that could not be prepared while the disk was full ended the node when it was needed.
-    (3164, LONG_SECONDS, 0x1e05_b777_f1ff_d0bb),
+    (3164, LONG_SECONDS, 0xeafa_4da8_eec6_7185),
     // Heartbeats of a leader that was gone, said again, held up the election: no fault of the nodes.
-    (10_086, LONG_SECONDS, 0xf4bc_64d8_e4e2_9094),
+    (10_086, LONG_SECONDS, 0xb643_0a7d_ace0_15e5),
     // Late answers of a majority made a leader that had been cut off and paused count time twice.
     (10_608, LONG_SECONDS, 0x4865_14fd_7e46_0a65),
     // openraft took the old answer to one append for a fresh answer to the next.
