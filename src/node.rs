@@ -107,10 +107,9 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     tasks.spawn(inbound::listen(peer_listener, Arc::clone(&local), Arc::clone(&handlers)));
 
     let newcomer = Newcomer { first_members, token: join, address: advertised(&config), dir: &dir };
-    let parts = (&local, &peers, &*handlers);
     let identity = tokio::select! {
         () = stop.wait() => return Ok(()),
-        came = newcomer.come_in(store.identity.clone(), parts) => {
+        came = newcomer.come_in(store.identity.clone(), (&local, &peers, &*handlers)) => {
             came.map_err(because("become part of a cluster"))?
         }
     };

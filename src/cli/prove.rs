@@ -16,7 +16,6 @@ use oarlock_jepsen::history::{History, Records};
 use oarlock_jepsen::report::{self, Heading};
 use oarlock_jepsen::workload::{self, Locks, Plan, Stuck, Workload};
 use serde::Serialize;
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -113,15 +112,8 @@ pub(super) async fn run(target: &Target, prove: Prove) -> Result<(), Failure> {
     let out = prove.out.clone().unwrap_or_else(|| format!("oarlock-prove-{run:08x}").into());
     let commands = prove.commands(&plan);
     let records = history.take();
-    let (told, judged) = oneshot::channel();
-    // A thread of its own, because nothing waits for it at an interruption.
-    std::thread::spawn(move || {
-        let _interrupted = told.send(judge(&records, problem, &out, &commands));
-    });
-    let summary = tokio::select! {
-        summary = judged => summary.map_err(|_| Failure::usage("the judge failed"))??,
-        () = stop_signal() => return Err(Failure::usage("interrupted, nothing is judged")),
-    };
+    let judged = tokio::task::spawn_blocking(move || judge(&records, problem, &out, &commands));
+    let summary = judged.await.map_err(|error| Failure::usage(format!("judge: {error}")))??;
     target.show(&summary, text);
     let why = || summary.why.clone().unwrap_or_default();
     match summary.verdict {
