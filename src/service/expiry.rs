@@ -55,7 +55,7 @@ impl Alarm {
 }
 
 impl<R: Replicator> Service<R> {
-    /// Runs until the future is dropped.
+    /// Runs until the future is dropped. What else a leader owes, the ends of removals, goes along.
     pub async fn expire(&self) {
         let mut leadership = self.replicator.leadership();
         loop {
@@ -66,6 +66,7 @@ impl<R: Replicator> Service<R> {
                 biased;
                 _ = leadership.wait_for(|now| !now.serving_here || now.term != term) => {}
                 () = self.expire_while_serving() => {}
+                () = self.finish_removals() => {}
             }
             if planted(Bug::TimersEndWithLeadership) {
                 return;
