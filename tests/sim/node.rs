@@ -181,10 +181,10 @@ impl Process {
         self.runtime.block_on(async { tokio::time::advance(Duration::from_millis(ms)).await });
     }
 
-    /// Asks Raft to give leadership to another.
+    /// Offers leadership to another, also to one that is lost just then.
     pub(crate) fn hand_over(&self, to: u64) {
-        let raft = self.replicator.raft().clone();
-        self.runtime.spawn(async move { raft.trigger().transfer_leader(to).await.is_ok() });
+        let replicator = Arc::clone(&self.replicator);
+        self.runtime.spawn(async move { replicator.offer(to).await.is_ok() });
     }
 
     pub(crate) fn handle(&self) -> Handle {
