@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::observe::metrics::Metrics;
 use crate::raft::birth::random_u128;
 use crate::raft::clock;
-use crate::raft::join::Newcomer;
+use crate::raft::join::{Newcomer, remember_joining, save_joined};
 use crate::raft::presence;
 use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::settings::{self, Timing};
@@ -401,31 +401,6 @@ async fn initialise(
         done.map_err(|error| NodeError(format!("initialise the cluster: {error}")))?;
     }
     save_joined(identity, dir, local).map(drop).map_err(because("write the identity"))
-}
-
-fn save_joined(identity: &Identity, dir: &Path, local: &Local) -> io::Result<Identity> {
-    let identity = Identity { joined: true, ..identity.clone() };
-    identity.save(dir)?;
-    local.set_identity(identity.clone());
-    Ok(identity)
-}
-
-/// Writes down that this node's log is in use, before its vote can matter twice.
-async fn remember_joining(
-    identity: Identity,
-    raft: RaftHandle,
-    dir: std::path::PathBuf,
-    local: Arc<Local>,
-) {
-    if local.identity().is_some_and(|identity| identity.joined) {
-        return;
-    }
-    let waited = raft.wait(None).metrics(|m| m.last_log_index.is_some(), "the log is used").await;
-    if waited.is_ok()
-        && let Err(error) = save_joined(&identity, &dir, &local)
-    {
-        tracing::error!(%error, "writing the identity failed");
-    }
 }
 
 /// Looks at the disk. When it is nearly full the reserve is given back, so that releases and
