@@ -3,6 +3,7 @@
 use oarlock_core::command::Command;
 use oarlock_core::ids::{LeaseId, LockName};
 use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, Rejection};
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::query::LeaseView;
 use oarlock_core::time::LeaseTime;
 use tokio::sync::watch;
@@ -57,7 +58,12 @@ impl<R: Replicator> Service<R> {
                 self.claim(Command::Attach { lease_id }, Some(lease_id)).await
             }
             Call::Propose(command) => {
-                let outcome = self.propose(command).await?;
+                let outcome = match self.propose(command).await? {
+                    Outcome::Renewed(_) if planted(Bug::LivingIsGone) => {
+                        Outcome::Rejected(Rejection::LeaseUnknown)
+                    }
+                    outcome => outcome,
+                };
                 Ok(self.reply(outcome))
             }
         }
