@@ -397,7 +397,10 @@ mod tests {
         let drawn: Vec<Duration> = (0..200).map(|_| jitter(PAUSE_MAX)).collect();
         assert!(drawn.iter().all(|pause| (PAUSE_MAX / 2..=PAUSE_MAX).contains(pause)));
         let (least, most) = (drawn.iter().min(), drawn.iter().max());
-        assert!(most.zip(least).is_some_and(|(most, least)| *most - *least > PAUSE_MAX / 4));
+        assert!(
+            most.zip(least)
+                .is_some_and(|(most, least)| most.saturating_sub(*least) > PAUSE_MAX / 4)
+        );
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use oarlock_core::command::Command;
 use oarlock_core::ids::LeaseId;
 use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogReader;
-use tokio::runtime::{Builder, Handle, RngSeed, Runtime, UnhandledPanic};
+use tokio::runtime::{Builder, Handle, RngSeed, Runtime};
 
 use crate::disk::SimDisk;
 use crate::evidence::{Evidence, HEALING};
@@ -99,13 +99,11 @@ pub(crate) struct Process {
     pub(crate) fatal: Arc<Mutex<Option<String>>>,
 }
 
-/// A paused runtime of one thread, all of whose chance comes from the seed. A task that panics ends
-/// it, and whoever moves it next panics too: else the task would be missing in silence.
+/// A paused runtime of one thread, all of whose chance comes from the seed.
 pub(crate) fn runtime(random: &mut Random) -> Runtime {
     let seed = RngSeed::from_bytes(&random.next().to_le_bytes());
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).rng_seed(seed);
-    builder.unhandled_panic(UnhandledPanic::ShutdownRuntime);
     builder.build().expect("a runtime")
 }
 
