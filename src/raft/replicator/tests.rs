@@ -269,12 +269,12 @@ async fn leadership_without_a_target_is_given_to_nobody_who_is_not_heard_from() 
     // It is never committed, because the second voter never answers, and counts all the same.
     let voter = openraft::ChangeMembers::AddVoterIds([2].into());
     let waits = tokio::spawn(async move { raft.change_membership(voter, false).await.is_ok() });
-    let votes = async {
+    let is_voter = async {
         while !node.replicator.status().members.iter().any(|it| it.id == 2 && it.voter) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, votes).await.expect("it votes");
+    tokio::time::timeout(PATIENCE, is_voter).await.expect("it votes");
     for to in [None, Some(2)] {
         assert_eq!(node.replicator.transfer_leader(to).await, Ok(Transfer::NotHeard), "{to:?}");
     }
