@@ -88,6 +88,7 @@ impl<R: Replicator> Service<R> {
             if due.is_some_and(|due| due.plus_ms(late_ms) <= now)
                 || (pending && idle >= ADVANCE_EVERY)
             {
+                assert!(!planted(Bug::ExpiryPanics) || due.is_none(), "a planted panic");
                 // The outcome says nothing; what expired comes as events.
                 if self.replicator.propose(Command::Advance).await.is_err() {
                     tokio::time::sleep(RETRY_PAUSE).await;

@@ -3,6 +3,7 @@
 use oarlock_core::command::Command;
 use oarlock_core::ids::{LeaseId, LockName};
 use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, Rejection};
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::query::LeaseView;
 use tokio::sync::watch;
 
@@ -56,7 +57,12 @@ impl<R: Replicator> Service<R> {
                 self.claim(Command::Attach { lease_id }, Some(lease_id)).await
             }
             Call::Propose(command) => {
-                let outcome = self.propose(command).await?;
+                let outcome = match self.propose(command).await? {
+                    Outcome::Renewed(_) if planted(Bug::LivingIsGone) => {
+                        Outcome::Rejected(Rejection::LeaseUnknown)
+                    }
+                    outcome => outcome,
+                };
                 self.reply(outcome).await
             }
         }
