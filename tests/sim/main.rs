@@ -51,17 +51,23 @@ const LONG_SECONDS: u64 = 20;
 
 /// Seeds that once failed, with their seconds, and the hash of the run that was green last: another
 /// one draws other chance, and so may no longer do what failed.
-const REGRESSIONS: &[(u64, u64, u64)] = &[
+const REGRESSIONS: &[(u64, &str, u64)] = &[
     // Appends that arrived in a burst reached Raft out of order.
-    (98, LONG_SECONDS, 0xcb1d_90c8_9917_e80a),
+    (98, "20", 0xcb1d_90c8_9917_e80a),
     // A segment that could not be prepared while the disk was full ended the node when it was needed.
-    (3164, LONG_SECONDS, 0xeafa_4da8_eec6_7185),
+    (3164, "20", 0xeafa_4da8_eec6_7185),
     // Heartbeats of a leader that was gone, said again, held up the election: no fault of the nodes.
-    (10_086, LONG_SECONDS, 0xb643_0a7d_ace0_15e5),
+    (10_086, "20", 0xb643_0a7d_ace0_15e5),
     // Late answers of a majority made a leader that had been cut off and paused count time twice.
-    (10_608, LONG_SECONDS, 0x4865_14fd_7e46_0a65),
+    (10_608, "20", 0x4865_14fd_7e46_0a65),
     // openraft took the old answer to one append for a fresh answer to the next.
-    (35, SHORT_SECONDS, 0x319a_a993_0b4b_9b85),
+    (35, "5", 0x319a_a993_0b4b_9b85),
+    // Leadership was offered to a node that was lost: nobody led for seconds after others came back.
+    (17_170, "20..21", 0),
+    // A removal whose leader was lost after the change was recorded by nobody.
+    (14_413, "20..21", 0),
+    // A follower acknowledged by an old snapshot what its log had not synced yet.
+    (14_565, "20..21", 0),
 ];
 
 fn number(text: &str) -> u64 {
@@ -132,7 +138,8 @@ fn seeds() {
 #[test]
 fn seeds_that_once_failed() {
     for (seed, seconds, hash) in REGRESSIONS {
-        let now = run_all(&Seeds { list: vec![*seed], length: length(*seconds), threads: 1 });
+        let length = length_from(seconds);
+        let now = run_all(&Seeds { list: vec![*seed], length, threads: 1 });
         if now != *hash {
             eprintln!("seed {seed} no longer replays the run {hash:016x}: it is {now:016x} now");
         }
