@@ -128,7 +128,8 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let parts = (raft.clone(), machine.clone(), Arc::clone(&reserve));
     let replicator = replicator(&config, &identity, parts, &peers, &metrics);
     let (observer, ids) = (Arc::clone(&metrics), Box::new(random_u128));
-    let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
+    let options = Options { auth_required: config.auth_required, ..Options::default() };
+    let service = Service::new(Arc::clone(&replicator), observer, ids, options);
     wire(&handlers, &machine, &service, &replicator, (raft.clone(), Arc::clone(&snapshots)));
     settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
@@ -137,6 +138,10 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     tasks.spawn({
         let service = Arc::clone(&service);
         async move { service.expire().await }
+    });
+    tasks.spawn({
+        let service = Arc::clone(&service);
+        async move { service.keep_gate().await }
     });
     tasks.spawn(watch_disk(reserve, Arc::clone(&replicator)));
     tasks.spawn(watch_sizes(
@@ -347,13 +352,14 @@ fn wire(
 ) {
     // Weak, because the service stands on the machine: they would keep each other for ever.
     let upcalls = Arc::downgrade(service);
-    machine.on_events(Box::new(move |events, _| {
+    machine.on_events(Box::new(move |events, outcomes| {
         if let Some(upcalls) = upcalls.upgrade() {
-            upcalls.applied(events);
+            upcalls.applied(events, outcomes);
         }
     }));
     let upcalls = Arc::clone(service);
-    let _only_once = handlers.call.set(Box::new(move |call| Upcalls::call(&*upcalls, call)));
+    let _only_once =
+        handlers.call.set(Box::new(move |by, call| Upcalls::call(&*upcalls, by, call)));
     let hears = Arc::clone(replicator);
     let _only_once = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
     let _only_once = handlers.raft.set(raft);
@@ -464,10 +470,8 @@ async fn serve_http(
     stop: &Stop,
 ) {
     let page = Arc::clone(metrics);
-    let app = http::App {
-        service: Arc::clone(service),
-        metrics: Arc::new(move |state: &NodeState| page.render(state)),
-    };
+    let page = Arc::new(move |state: &NodeState| page.render(state));
+    let app = http::App::new(Arc::clone(service), page);
     let limits =
         http::Limits { connections_max: config.connections_max, stop_grace: DRAIN_DEADLINE };
     let stopped = async {

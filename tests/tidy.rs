@@ -27,12 +27,13 @@ const FOLDERS_TO_COME: &[&str] = &[];
 const LAYERS: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("client", &["lock"]),
-    ("service", &["lock"]),
+    ("auth", &["lock"]),
+    ("service", &["lock", "auth"]),
     ("shutdown", &[]),
     ("observe", &["lock", "service"]),
     ("config", &["lock"]),
     ("raft", &["lock", "service", "shutdown"]),
-    ("api", &["lock", "client", "service", "observe", "shutdown"]),
+    ("api", &["lock", "client", "auth", "service", "observe", "shutdown"]),
     ("bench", &["lock", "client"]),
     ("cli", &["lock", "client", "config", "observe", "bench", "node", "shutdown"]),
 ];

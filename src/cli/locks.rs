@@ -2,11 +2,12 @@
 //! `status`. They ask through the client and print for people, or JSON for scripts.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use oarlock_client::wire::Lock;
-use oarlock_client::{Client, ClientError, Options};
+use oarlock_client::{Client, ClientError, Identity, Options};
 use serde::Serialize;
 
 use crate::cli::acquire::granted;
@@ -28,6 +29,11 @@ pub(super) struct Target {
     /// Give up after this long, not counting --wait
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration, global = true)]
     timeout: Duration,
+    /// File with the access token to show to the cluster; or the token itself in OARLOCK_ACCESS_TOKEN
+    #[arg(long, env = "OARLOCK_TOKEN_FILE", value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    #[arg(skip)]
+    identity: Identity,
     /// For people, or the JSON of the API for scripts
     #[arg(long, value_enum, default_value_t = Output::Text, global = true)]
     output: Output,
@@ -41,7 +47,28 @@ enum Output {
 
 impl Target {
     pub(super) fn client(&self) -> Client {
-        Client::new(Options { endpoints: self.addresses(), deadline: self.timeout })
+        Client::new(Options {
+            endpoints: self.addresses(),
+            deadline: self.timeout,
+            identity: self.identity.clone(),
+        })
+    }
+
+    /// Reads what says who asks.
+    pub(super) fn identified(mut self) -> Result<Self, Failure> {
+        let token = match &self.token_file {
+            Some(file) => {
+                let read = std::fs::read_to_string(file);
+                let why = |error| Failure::usage(format!("read {}: {error}", file.display()));
+                Some(read.map_err(why)?)
+            }
+            None => std::env::var("OARLOCK_ACCESS_TOKEN").ok().filter(|token| !token.is_empty()),
+        };
+        if let Some(token) = token {
+            let identity = self.identity.with_token(&token);
+            self.identity = identity.map_err(|error| Failure::usage(error.0))?;
+        }
+        Ok(self)
     }
 
     /// The endpoints as `host:port`.

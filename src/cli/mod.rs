@@ -11,6 +11,7 @@ mod prove;
 mod records;
 mod serve;
 mod shell;
+mod tokens;
 mod watch;
 
 use std::future::Future;
@@ -86,6 +87,9 @@ enum Command {
     /// `members remove`, and its id is never used again; `members replace` does both in one change.
     #[command(subcommand)]
     Members(members::OfMembers),
+    /// Say who may do what: make, list and revoke access tokens
+    #[command(subcommand)]
+    Tokens(tokens::OfTokens),
     Backup(backup::Backup),
     Restore(backup::Restore),
     Bench(bench::Bench),
@@ -129,7 +133,7 @@ impl Failure {
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     let Arguments { target, command } = Arguments::parse();
-    match run(&target, command) {
+    match target.identified().and_then(|target| run(&target, command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
@@ -144,6 +148,7 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         // The load generator uses all cores; nobody else has work for two.
         Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
         Command::Prove(prove) => on_runtime(0, prove::run(target, prove)),
+        Command::Tokens(of) => on_runtime(1, tokens::run(target, of)),
         Command::Members(of) => on_runtime(1, members::run(target, of)),
         Command::Backup(of) => on_runtime(1, backup::backup(target, of)),
         Command::Restore(of) => backup::restore(target, &of),

@@ -8,15 +8,18 @@ pub mod backup;
 mod client;
 mod connection;
 mod error;
+mod identity;
 mod many;
 mod members;
 mod records;
 pub mod stream;
 mod time;
+mod tokens;
 mod watch;
 pub mod wire;
 
 pub use client::{Client, Options};
 pub use error::ClientError;
+pub use identity::{BadIdentity, Identity};
 pub use time::Trust;
 pub use watch::{StreamEvent, Watch};

@@ -69,6 +69,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Threads that serve clients and peers; 0 for one per core. Disk and state have their own.
     pub worker_threads: usize,
+    /// Refuses whoever does not show who they are, also while no token exists.
+    pub auth_required: bool,
     /// Allows a listener on other than loopback addresses without TLS.
     pub insecure_bind: bool,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
@@ -101,6 +103,7 @@ impl Default for Config {
             reserve_bytes: 64 * 1024 * 1024,
             connections_max: 10_000,
             worker_threads: 0,
+            auth_required: false,
             insecure_bind: false,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

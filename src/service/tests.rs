@@ -92,18 +92,23 @@ impl Replicator for Follower {
         self.near.lease_now()
     }
 
-    async fn forward(&self, to: NodeId, call: Call) -> Result<Reply, ForwardError> {
+    async fn forward(
+        &self,
+        to: NodeId,
+        by: Option<String>,
+        call: Call,
+    ) -> Result<Reply, ForwardError> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).push((to, call.clone()));
         let fate = self.fates.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         match fate {
             Some(Fate::NotSent) => Err(ForwardError::NotSent("refused".to_owned())),
             Some(Fate::BrokenBefore) => Err(ForwardError::Broken("reset".to_owned())),
             Some(Fate::BrokenAfter) => {
-                let _lost = self.far.call_of_peer(call).await;
+                let _lost = self.far.call_of_peer(by, call).await;
                 Err(ForwardError::Broken("reset".to_owned()))
             }
             Some(Fate::Hangs) => std::future::pending().await,
-            None => self.far.call_of_peer(call).await.map_err(ForwardError::Remote),
+            None => self.far.call_of_peer(by, call).await.map_err(ForwardError::Remote),
         }
     }
 
@@ -117,8 +122,8 @@ impl Replicator for Follower {
 }
 
 impl Service<Solo> {
-    async fn call_of_peer(&self, call: Call) -> Result<Reply, ServiceError> {
-        Upcalls::call(self, call).await
+    async fn call_of_peer(&self, by: Option<String>, call: Call) -> Result<Reply, ServiceError> {
+        Upcalls::call(self, by, call).await
     }
 }
 

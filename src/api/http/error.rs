@@ -2,7 +2,7 @@
 //! person can act on, and whether it happened.
 
 use axum::http::StatusCode;
-use axum::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::Response;
 use oarlock_client::stream::Why;
 use oarlock_client::wire::{self, Fate, Problem};
@@ -15,6 +15,7 @@ use super::problems::published;
 use super::routes::unexpected;
 use super::{translate, why};
 use crate::service::error::ServiceError;
+use crate::service::tokens::TokensRefusal;
 
 /// An answer that refuses.
 #[derive(Debug)]
@@ -103,6 +104,37 @@ impl Refusal {
     /// Somebody was asked, and the cluster has another leader by now, or had none for a while.
     pub(super) fn not_transferred(detail: &str) -> Self {
         Self::nobody_to_lead(detail).unknown()
+    }
+
+    /// A change of the credentials that cannot be made.
+    pub(super) fn of_tokens(refusal: &TokensRefusal) -> Self {
+        let conflict = StatusCode::CONFLICT;
+        match refusal {
+            TokensRefusal::Exists => {
+                let detail = "there is one of this kind and name already; revoke it first";
+                Self::new(conflict, "token-exists", "The token exists", detail.to_owned())
+            }
+            TokensRefusal::LastAdmin => {
+                let detail = "nobody could administer the cluster without it; make another token \
+                              with the right admin first";
+                let title = "The last administrator stays";
+                Self::new(conflict, "last-admin", title, detail.to_owned())
+            }
+            TokensRefusal::TooMany { limit } => Self::full("access-tokens-full", "tokens", *limit),
+            TokensRefusal::TooLarge => {
+                Self::bad_request("the rights of one token have some 3,500 bytes together at most")
+            }
+        }
+    }
+
+    pub(super) fn no_token(id: &str) -> Self {
+        let detail = format!("no token has the id {:?}; `GET /v1/tokens` lists them", id);
+        let title = "No such token";
+        Self::new(StatusCode::NOT_FOUND, "access-token-unknown", title, detail)
+    }
+
+    pub(super) fn not_here(detail: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "The right is missing", detail.to_owned())
     }
 
     pub(super) fn bad_name(detail: &str) -> Self {
@@ -424,6 +456,23 @@ impl From<ServiceError> for Refusal {
                     .closing()
                     .unknown()
             }
+            ServiceError::Unauthenticated(_) => {
+                let title = "Nobody known asks";
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", title, detail)
+            }
+            ServiceError::Revoked => {
+                let title = "Nobody known asks";
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", title, detail).unknown()
+            }
+            ServiceError::Forbidden(_) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", "The right is missing", detail)
+            }
+            ServiceError::OverQuota { limit, .. } => {
+                let (status, title) = (StatusCode::TOO_MANY_REQUESTS, "A quota is used up");
+                let mut refusal = Self::new(status, "quota-exceeded", title, detail).retrying();
+                refusal.0.problem.limit = Some(limit.into());
+                refusal
+            }
             ServiceError::Unknown(_) => {
                 let detail =
                     format!("{detail}; repeat with the same request id, or look before acting");
@@ -445,6 +494,9 @@ impl From<Refusal> for Response {
         }
         if let Some(allow) = parts.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if parts.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if parts.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

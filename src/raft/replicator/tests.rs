@@ -122,7 +122,7 @@ impl Node {
         let query = Query::Locks { prefix: String::new(), after: None, limit: 1 };
         let found = async {
             while !self.asked.0.lock().expect("unpoisoned").contains(address) {
-                let _nobody = self.replicator.forward(id, Call::Read(query.clone())).await;
+                let _nobody = self.replicator.forward(id, None, Call::Read(query.clone())).await;
                 tokio::task::yield_now().await;
             }
         };

@@ -60,7 +60,8 @@ const APPENDS_IN_FLIGHT_MAX: usize = 64;
 /// Answers waiting to be written to one connection.
 const QUEUED_ANSWERS_MAX: usize = 4096;
 
-type CallHandler = Box<dyn Fn(Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>;
+type CallHandler =
+    Box<dyn Fn(Option<String>, Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>;
 type JoinHandler = Box<dyn Fn(Join) -> BoxFuture<JoinReply> + Send + Sync>;
 type BirthHandler = Box<dyn Fn(Identity) -> Result<(), String> + Send + Sync>;
 
@@ -228,7 +229,12 @@ impl Session {
                         hear(beacon);
                     }
                 }
-                (Purpose::Control, Request::Call(call)) => self.begin(id, call, &mut tasks).await,
+                (Purpose::Control, Request::Call(call)) => {
+                    self.begin(id, (None, call), &mut tasks).await;
+                }
+                (Purpose::Control, Request::CallAs(by, call)) => {
+                    self.begin(id, (Some(by), call), &mut tasks).await;
+                }
                 (Purpose::Control | Purpose::Birth, request) => {
                     if tasks.len() > TASKS_MAX {
                         return Err(io::Error::other("the peer asks too much at once"));
@@ -257,7 +263,7 @@ impl Session {
     }
 
     /// Begins to work on a forwarded call.
-    async fn begin(&self, id: u64, call: Call, tasks: &mut JoinSet<()>) {
+    async fn begin(&self, id: u64, (by, call): (Option<String>, Call), tasks: &mut JoinSet<()>) {
         if lock(&self.calls).len() >= CALLS_MAX {
             let why = format!("{CALLS_MAX} calls of one node are being worked on");
             return self.answer(id, &Response::Call(Err(ServiceError::Overloaded(why)))).await;
@@ -266,7 +272,7 @@ impl Session {
         let mut calls = lock(&self.calls);
         let task = tasks.spawn(async move {
             let result = match session.handlers.call.get() {
-                Some(answer) => answer(call).await,
+                Some(answer) => answer(by, call).await,
                 None => Err(ServiceError::NotLeader(None)),
             };
             lock(&session.calls).remove(&id);
@@ -368,6 +374,7 @@ impl Session {
             | Request::SnapshotBegin { .. }
             | Request::SnapshotChunk { .. }
             | Request::Call(_)
+            | Request::CallAs(..)
             | Request::Cancel
             | Request::Beacon(_)
             | Request::Probe
