@@ -22,3 +22,4 @@ pub mod observe;
 pub mod raft;
 pub mod service;
 pub mod shutdown;
+pub mod tls;

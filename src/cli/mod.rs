@@ -7,6 +7,7 @@ mod dev;
 mod graph;
 mod locks;
 mod members;
+mod pki;
 mod prove;
 mod records;
 mod serve;
@@ -90,6 +91,9 @@ enum Command {
     /// Say who may do what: make, list and revoke access tokens
     #[command(subcommand)]
     Tokens(tokens::OfTokens),
+    /// Make certificates: an authority, and what it signs for nodes and clients
+    #[command(subcommand)]
+    Pki(pki::OfPki),
     Backup(backup::Backup),
     Restore(backup::Restore),
     Bench(bench::Bench),
@@ -149,6 +153,7 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
         Command::Prove(prove) => on_runtime(0, prove::run(target, prove)),
         Command::Tokens(of) => on_runtime(1, tokens::run(target, of)),
+        Command::Pki(of) => pki::run(&of),
         Command::Members(of) => on_runtime(1, members::run(target, of)),
         Command::Backup(of) => on_runtime(1, backup::backup(target, of)),
         Command::Restore(of) => backup::restore(target, &of),

@@ -11,10 +11,12 @@ use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use oarlock_core::planted::{Bug, planted};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::identity::Identity;
+use crate::tls::shake;
 
 /// Making a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -37,6 +39,16 @@ pub(crate) struct Connection {
     authorization: Option<HeaderValue>,
 }
 
+async fn speak<S>(stream: S) -> hyper::Result<SendRequest<Full<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // Ends with the sender, or when the node closes it.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
 impl Connection {
     pub(crate) async fn open(address: &str, identity: &Identity) -> Result<Self, Lost> {
         let not_sent = |error: &dyn std::fmt::Display| Lost::NotSent(format!("{address}: {error}"));
@@ -47,10 +59,15 @@ impl Connection {
             Err(_) => return Err(not_sent(&"no connection in time")),
         };
         stream.set_nodelay(true).map_err(|error| not_sent(&error))?;
-        let shaken = handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = shaken.map_err(|error| not_sent(&error))?;
-        // Ends with the sender, or when the node closes it.
-        tokio::spawn(connection);
+        let sender = match identity.tls() {
+            None => speak(stream).await.map_err(|error| not_sent(&error))?,
+            Some(tls) => {
+                let shaking = timeout(CONNECT_DEADLINE, shake(tls, address, stream)).await;
+                let stream = shaking.map_err(|_| not_sent(&"no TLS handshake in time"))?;
+                let stream = stream.map_err(|error| not_sent(&error))?;
+                speak(stream).await.map_err(|error| not_sent(&error))?
+            }
+        };
         Ok(Self {
             sender,
             address: address.to_owned(),

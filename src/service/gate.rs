@@ -205,10 +205,14 @@ impl<R: Replicator> Service<R> {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
-            let revision = self.replicator.with_machine(|machine| machine.record_revision().0);
-            if self.gate.revision.swap(revision, Ordering::AcqRel) != revision {
-                self.gate.mark();
-            }
+            self.keep_gate_now();
+        }
+    }
+
+    pub(super) fn keep_gate_now(&self) {
+        let revision = self.replicator.with_machine(|machine| machine.record_revision().0);
+        if self.gate.revision.swap(revision, Ordering::AcqRel) != revision {
+            self.gate.mark();
         }
     }
 

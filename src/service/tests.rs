@@ -1,6 +1,7 @@
 //! Tests of the use cases: on one node under paused time, and as a follower of scripted leaders.
 
 mod doubts;
+mod rights;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -44,6 +45,7 @@ struct Follower {
     far: Arc<Service<Solo>>,
     fates: Mutex<VecDeque<Fate>>,
     sent: Mutex<Vec<(NodeId, Call)>>,
+    by: Mutex<Vec<Option<String>>>,
 }
 
 impl Follower {
@@ -99,6 +101,7 @@ impl Replicator for Follower {
         call: Call,
     ) -> Result<Reply, ForwardError> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).push((to, call.clone()));
+        self.by.lock().unwrap_or_else(PoisonError::into_inner).push(by.clone());
         let fate = self.fates.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         match fate {
             Some(Fate::NotSent) => Err(ForwardError::NotSent("refused".to_owned())),
@@ -172,6 +175,7 @@ fn follower_of(fates: &[Fate]) -> Pair {
         far: Arc::clone(&far),
         fates: Mutex::new(fates.iter().copied().collect()),
         sent: Mutex::default(),
+        by: Mutex::default(),
     });
     let options = Options::default();
     let near = Service::new(Arc::clone(&follower), Arc::new(Silent), counting_ids(), options);

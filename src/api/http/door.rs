@@ -29,16 +29,16 @@ impl Route {
     /// nothing about locks, and for what brings its own proof.
     pub(super) fn verbs(self, method: &Method) -> &'static [Verb] {
         match self {
-            Self::Index | Self::Livez | Self::Readyz | Self::OpenApi | Self::Nowhere => &[],
-            // For whoever sits at the machine, while there is no administrator.
-            Self::TokensInit => &[],
-            Self::Metrics | Self::History | Self::Grant | Self::Cluster | Self::Watch => {
-                &[Verb::Inspect]
-            }
-            Self::Locks if *method == Method::POST => &[Verb::Acquire],
-            Self::Lock if *method == Method::POST => &[Verb::Acquire],
+            // The first token is for whoever sits at the machine, while there is no administrator.
+            Self::Index
+            | Self::Livez
+            | Self::Readyz
+            | Self::OpenApi
+            | Self::TokensInit
+            | Self::Nowhere => &[],
             Self::Lock if *method == Method::DELETE => &[Verb::Force],
-            Self::Locks | Self::Lock => &[Verb::Inspect],
+            Self::Locks | Self::Lock if *method == Method::POST => &[Verb::Acquire],
+            Self::Value if matches!(*method, Method::PUT | Method::DELETE) => &[Verb::Acquire],
             Self::Lease
             | Self::LeaseRenew
             | Self::LeaseHandOver
@@ -46,7 +46,13 @@ impl Route {
             | Self::Session
             | Self::SessionRenew
             | Self::Hold => &[Verb::Acquire],
-            Self::Value if matches!(*method, Method::PUT | Method::DELETE) => &[Verb::Acquire],
+            Self::Locks
+            | Self::Lock
+            | Self::Metrics
+            | Self::History
+            | Self::Grant
+            | Self::Cluster
+            | Self::Watch => &[Verb::Inspect],
             Self::Value | Self::Fence => &[Verb::Inspect, Verb::Acquire],
             Self::ClusterLeader
             | Self::Members

@@ -15,7 +15,6 @@ use super::problems::published;
 use super::routes::unexpected;
 use super::{translate, why};
 use crate::service::error::ServiceError;
-use crate::service::tokens::TokensRefusal;
 
 /// An answer that refuses.
 #[derive(Debug)]
@@ -31,7 +30,7 @@ struct Parts {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, kind: &str, title: &str, detail: String) -> Self {
+    pub(super) fn new(status: StatusCode, kind: &str, title: &str, detail: String) -> Self {
         debug_assert!(published(kind, status.as_u16()), "{kind} is missing in `problems`");
         Self(Box::new(Parts {
             status,
@@ -104,37 +103,6 @@ impl Refusal {
     /// Somebody was asked, and the cluster has another leader by now, or had none for a while.
     pub(super) fn not_transferred(detail: &str) -> Self {
         Self::nobody_to_lead(detail).unknown()
-    }
-
-    /// A change of the credentials that cannot be made.
-    pub(super) fn of_tokens(refusal: &TokensRefusal) -> Self {
-        let conflict = StatusCode::CONFLICT;
-        match refusal {
-            TokensRefusal::Exists => {
-                let detail = "there is one of this kind and name already; revoke it first";
-                Self::new(conflict, "token-exists", "The token exists", detail.to_owned())
-            }
-            TokensRefusal::LastAdmin => {
-                let detail = "nobody could administer the cluster without it; make another token \
-                              with the right admin first";
-                let title = "The last administrator stays";
-                Self::new(conflict, "last-admin", title, detail.to_owned())
-            }
-            TokensRefusal::TooMany { limit } => Self::full("access-tokens-full", "tokens", *limit),
-            TokensRefusal::TooLarge => {
-                Self::bad_request("the rights of one token have some 3,500 bytes together at most")
-            }
-        }
-    }
-
-    pub(super) fn no_token(id: &str) -> Self {
-        let detail = format!("no token has the id {:?}; `GET /v1/tokens` lists them", id);
-        let title = "No such token";
-        Self::new(StatusCode::NOT_FOUND, "access-token-unknown", title, detail)
-    }
-
-    pub(super) fn not_here(detail: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "forbidden", "The right is missing", detail.to_owned())
     }
 
     pub(super) fn bad_name(detail: &str) -> Self {
@@ -325,7 +293,7 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "token-unknown", "No such grant", detail)
     }
 
-    fn full(kind: &str, what: &str, limit: u64) -> Self {
+    pub(super) fn full(kind: &str, what: &str, limit: u64) -> Self {
         let detail = format!("there are {limit} {what} already, and there may not be more");
         let title = "A bound is reached";
         let mut refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail).retrying();

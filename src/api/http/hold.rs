@@ -29,6 +29,7 @@ use super::query::Parameters;
 use super::routes::App;
 use super::wait::{Step, Wait, refused};
 use super::{name, sse, translate};
+use crate::auth::right::{Scope, Verb};
 use crate::service::replicator::{Call, Replicator, ReplyBody};
 
 const PREFIX: &str = "/v1/hold/";
@@ -54,6 +55,9 @@ pub(super) fn open<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Respons
         return Err(Refusal::bad_request("`grace_ms` is at least 1000"));
     }
     let acquire = acquire(app, lock, &parameters, parts, grace_ms)?;
+    // Before the answer begins, so that a refusal has its status.
+    let scope = Scope::Name(acquire.name.as_str());
+    app.service.permit(&app.caller, Verb::Acquire, scope)?;
     let place = (app.service.stream_place()?, app.service.count_stream(&app.caller)?);
     let every = Duration::from_millis(grace_ms / 3);
     let state = State::Waiting(Wait::one(app, acquire), every);

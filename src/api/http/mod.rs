@@ -35,5 +35,5 @@ mod why;
 #[cfg(test)]
 mod tests;
 
-pub use listen::{Limits, serve};
+pub use listen::{Limits, serve, serve_over};
 pub use routes::{App, MetricsPage, router};

@@ -292,11 +292,9 @@ async fn dispatch<R: Replicator>(
         (Route::Session, Method::DELETE) => sessions::close(app, &parts, body).await,
         (Route::SessionRenew, Method::POST) => sessions::renew(app, &parts, body).await,
         (Route::Fence, Method::POST) => locks::fence(app, &parts, body).await,
-        (Route::Value, Method::GET) => records::value(app, &parts).await,
-        (Route::Value, Method::PUT) => records::set_value(app, &parts, body).await,
-        (Route::Value, Method::DELETE) => records::delete_value(app, &parts, body).await,
-        (Route::History, Method::GET) => records::history(app, &parts).await,
-        (Route::Grant, Method::GET) => records::grant(app, &parts).await,
+        (Route::Value | Route::History | Route::Grant, method) => {
+            records::answer(app, (route, method), &parts, body).await
+        }
         (
             Route::Index
             | Route::Livez
@@ -312,9 +310,6 @@ async fn dispatch<R: Replicator>(
             | Route::Session
             | Route::SessionRenew
             | Route::Fence
-            | Route::Value
-            | Route::History
-            | Route::Grant
             | Route::Cluster
             | Route::ClusterLeader
             | Route::Backup

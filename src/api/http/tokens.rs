@@ -18,7 +18,7 @@ use super::routes::{App, Route};
 use crate::auth::credential::{self, Credential, Proof, Quotas, RIGHTS_MAX};
 use crate::auth::right::Right;
 use crate::service::replicator::Replicator;
-use crate::service::tokens::{TTL_MS_MAX, TTL_MS_MIN, Wanted};
+use crate::service::tokens::{TTL_MS_MAX, TTL_MS_MIN, TokensRefusal, Wanted};
 
 /// Answers the paths of access tokens.
 pub(super) async fn answer<R: Replicator>(
@@ -135,11 +135,42 @@ async fn revoke<R: Replicator>(
     body::nothing(body).await?;
     let revoked = app.service.revoke_credential(&app.caller, token_id).await?;
     tracing::info!(audit = true, id = token_id, by = app.caller.name(), "token revoked");
-    match revoked.map_err(|refusal| Refusal::of_tokens(&refusal))? {
-        true => Ok(json(
-            StatusCode::OK,
-            &AccessTokenRevoked { token_id: token_id.to_owned(), revoked: true },
-        )),
-        false => Err(Refusal::no_token(token_id)),
+    if !revoked.map_err(|refusal| Refusal::of_tokens(&refusal))? {
+        return Err(Refusal::no_token(token_id));
+    }
+    let token_id = token_id.to_owned();
+    Ok(json(StatusCode::OK, &AccessTokenRevoked { token_id, revoked: true }))
+}
+
+impl Refusal {
+    /// A change of the credentials that cannot be made.
+    fn of_tokens(refusal: &TokensRefusal) -> Self {
+        let conflict = StatusCode::CONFLICT;
+        match refusal {
+            TokensRefusal::Exists => {
+                let detail = "there is one of this kind and name already; revoke it first";
+                Self::new(conflict, "token-exists", "The token exists", detail.to_owned())
+            }
+            TokensRefusal::LastAdmin => {
+                let detail = "nobody could administer the cluster without it; make another token \
+                              with the right admin first";
+                let title = "The last administrator stays";
+                Self::new(conflict, "last-admin", title, detail.to_owned())
+            }
+            TokensRefusal::TooMany { limit } => Self::full("access-tokens-full", "tokens", *limit),
+            TokensRefusal::TooLarge => {
+                Self::bad_request("the rights of one token have some 3,500 bytes together at most")
+            }
+        }
+    }
+
+    fn no_token(id: &str) -> Self {
+        let detail = format!("no token has the id {id:?}; `GET /v1/tokens` lists them");
+        let title = "No such token";
+        Self::new(StatusCode::NOT_FOUND, "access-token-unknown", title, detail)
+    }
+
+    fn not_here(detail: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "The right is missing", detail.to_owned())
     }
 }

@@ -38,6 +38,7 @@ struct Nobody(Mutex<BTreeSet<String>>);
 impl Connector for Nobody {
     fn connect(
         &self,
+        _to: NodeId,
         address: String,
     ) -> futures_util::future::BoxFuture<'static, io::Result<Stream>> {
         self.0.lock().expect("unpoisoned").insert(address);

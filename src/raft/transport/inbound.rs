@@ -31,7 +31,7 @@ use crate::raft::transport::wire::{
 };
 use crate::service::error::ServiceError;
 use crate::service::members::Join;
-use crate::service::replicator::{BoxFuture, Call, Reply};
+use crate::service::replicator::{BoxFuture, Call, NodeId, Reply};
 
 /// A connection says hello within this time.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -152,7 +152,8 @@ async fn serve(stream: Stream, local: Arc<Local>, handlers: Arc<Handlers>) -> Re
     let admitted = match hello.map_err(io::Error::from)? {
         Ok((_, hello)) => {
             let member = handlers.raft.get().ok().and_then(|raft| raft.member(hello.from));
-            local.admit(&hello, member.as_ref()).map(|()| hello)
+            let certified = certified(stream.certified, hello.from);
+            certified.and_then(|()| local.admit(&hello, member.as_ref())).map(|()| hello)
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             Err(format!("what it says is not a hello of this protocol ({error})"))
@@ -180,6 +181,16 @@ async fn serve(stream: Stream, local: Arc<Local>, handlers: Arc<Handlers>) -> Re
         read = session.read(&mut reader, ordered) => Ok(read?),
         () = in_order => Ok(()),
         why = removed.removed(from) => Err(Ended::Refused(why)),
+    }
+}
+
+/// A certificate is for one node; nobody speaks for another with it.
+fn certified(by_certificate: Option<NodeId>, from: NodeId) -> Result<(), String> {
+    match by_certificate {
+        Some(id) if id != from => {
+            Err(format!("it calls itself node {from}, its certificate is of node {id}"))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -23,7 +23,7 @@ const NAME: &str = "team/jobs/x";
 fn example(route: Route, method: &Method) -> (String, &'static str) {
     let id = "0123456789abcdef0123456789abcdef";
     let body = match (route, method.as_str()) {
-        (Route::Lock, "POST") | (Route::Sessions, "POST") => r#"{"owner":"me","ttl_ms":5000}"#,
+        (Route::Lock | Route::Sessions, "POST") => r#"{"owner":"me","ttl_ms":5000}"#,
         (Route::Locks, "POST") => {
             r#"{"owner":"me","ttl_ms":5000,"locks":[{"name":"team/jobs/x"},{"name":"team/jobs/y"}]}"#
         }

@@ -102,7 +102,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
         mark: None,
     };
     let frame = wire::frame(KIND_HELLO, 5, &hello(Purpose::Append));
-    assert_eq!(hex(&frame), "01681000000005000000000000000300010701650200e62881db");
+    assert_eq!(hex(&frame), "01681000000005000000000000000400010701650200e22dd821");
     let welcome: HelloReply =
         Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None });
     assert_eq!(
@@ -120,7 +120,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
     assert_eq!(hex(&codec::encode(&mark)), "070103010101030109");
     assert_eq!(hex(&codec::encode(&Mark::default())), "000000");
     let unborn = Hello { cluster_id: None, ..hello(Purpose::Birth) };
-    assert_eq!(hex(&codec::encode(&unborn)), "03030001650200");
+    assert_eq!(hex(&codec::encode(&unborn)), "04030001650200");
 }
 
 #[test]
@@ -326,8 +326,8 @@ fn the_bytes_of_changes_of_the_credentials_are_fixed() {
     assert_golden(&[
         (
             create,
-            "00026162016e010101010101010101010101010101010101010101010101010101010101010101010105616\
-             46d696e01fb2c010000010701",
+            "00026162016e01010101010101010101010101010101010101010101010101010101010101010101056164\
+             6d696e01fb2c010000010701",
         ),
         (TokensCall::Revoke { id: "ab".to_owned() }, "01026162"),
     ]);
