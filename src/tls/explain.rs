@@ -30,9 +30,12 @@ fn of_certificate(problem: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => format!(
             "its certificate is not valid yet: compare the clocks of both machines ({problem})"
         ),
-        CertificateError::UnknownIssuer => "its certificate is of another authority than the one \
+        // An authority of the same name did not sign it.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate is of another authority than the one \
                                             configured here"
-            .to_owned(),
+                .to_owned()
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("its certificate is for another name ({problem})")
         }
