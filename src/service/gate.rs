@@ -200,6 +200,12 @@ impl<R: Replicator> Service<R> {
         self.gate.closed.load(Ordering::Acquire)
     }
 
+    /// Whether this node has heard of a credential with that id.
+    pub(super) fn knows_credential(&self, id: &str) -> bool {
+        self.refresh_gate();
+        self.gate.shelf().book.find(id).is_some()
+    }
+
     /// Keeps the gate up with snapshots, which no entry tells of; for ever.
     pub async fn keep_gate(&self) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);

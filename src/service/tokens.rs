@@ -5,10 +5,12 @@
 //! the records only by a snapshot must see that they changed, and a deletion has no revision.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oarlock_core::command::Expected;
 use oarlock_core::ids::RecordKey;
 use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
 
 use crate::auth::book::Book;
 use crate::auth::credential::{CERTIFICATE, Credential, Proof, Quotas, RECORDS};
@@ -26,6 +28,12 @@ pub const CREDENTIALS_MAX: usize = 5_000;
 pub const TTL_MS_MAX: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
 /// Shortest time to live.
 pub const TTL_MS_MIN: u64 = 1_000;
+
+/// A node that was asked hears of the change within this time, or answers all the same.
+const HEARING_MAX: Duration = Duration::from_secs(2);
+
+/// How often it looks.
+const HEARING_PAUSE: Duration = Duration::from_millis(5);
 
 /// What stands in a record while it is being deleted.
 const REVOKED: &str = "revoked";
@@ -115,7 +123,10 @@ impl<R: Replicator> Service<R> {
             first,
         };
         match self.ask_tokens(caller, call).await? {
-            TokensReply::Created => Ok(Ok((id, key))),
+            TokensReply::Created => {
+                self.heard(&id, true).await;
+                Ok(Ok((id, key)))
+            }
             TokensReply::Refused(refusal) => Ok(Err(refusal)),
             TokensReply::Revoked { .. } => Err(unexpected("another answer came back")),
         }
@@ -128,10 +139,23 @@ impl<R: Replicator> Service<R> {
         id: &str,
     ) -> Result<Result<bool, TokensRefusal>, ServiceError> {
         match self.ask_tokens(caller, TokensCall::Revoke { id: id.to_owned() }).await? {
-            TokensReply::Revoked { existed } => Ok(Ok(existed)),
+            TokensReply::Revoked { existed } => {
+                self.heard(id, false).await;
+                Ok(Ok(existed))
+            }
             TokensReply::Refused(refusal) => Ok(Err(refusal)),
             TokensReply::Created => Err(unexpected("another answer came back")),
         }
+    }
+
+    /// Waits until this node knows a credential, or no longer does: whoever asked here goes on here.
+    async fn heard(&self, id: &str, there: bool) {
+        let hearing = async {
+            while self.knows_credential(id) != there {
+                sleep(HEARING_PAUSE).await;
+            }
+        };
+        let _others_hear_of_it_as_well = timeout(HEARING_MAX, hearing).await;
     }
 
     async fn ask_tokens(
