@@ -1,6 +1,8 @@
 //! A credential: what proves an identity, and what that identity may do. Kept as a record of the
 //! cluster, so that every node decides by the same ones.
 
+use std::fmt::Write as _;
+
 use oarlock_core::time::LeaseTime;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +98,7 @@ impl Credential {
     /// The text of its record.
     pub fn encode(&self) -> String {
         let hash = match &self.proof {
-            Proof::Key(hash) => Some(hash.iter().map(|byte| format!("{byte:02x}")).collect()),
+            Proof::Key(hash) => Some(hex(hash)),
             Proof::Certificate => None,
         };
         let written = Written {
@@ -128,6 +130,13 @@ impl Credential {
             quotas: written.quotas,
         })
     }
+}
+
+fn hex(hash: &Hash) -> String {
+    hash.iter().fold(String::new(), |mut digits, byte| {
+        let _infallible = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 fn hash_of(digits: &str) -> Option<Hash> {

@@ -29,7 +29,7 @@ pub(super) struct Target {
     /// Give up after this long, not counting --wait
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration, global = true)]
     timeout: Duration,
-    /// File with the access token to show to the cluster; or the token itself in OARLOCK_ACCESS_TOKEN
+    /// File with the access token to show to the cluster; or the token itself in `OARLOCK_ACCESS_TOKEN`
     #[arg(long, env = "OARLOCK_TOKEN_FILE", value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
     /// File with the authority of the nodes' certificates: then all is said over TLS

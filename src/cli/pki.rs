@@ -28,7 +28,7 @@ pub(super) enum OfPki {
     Init {
         #[command(flatten)]
         place: Place,
-        /// The cluster_name of its nodes
+        /// Name of the cluster, as in the configuration of its nodes
         #[arg(long, default_value = "oarlock")]
         cluster_name: String,
         /// How long it is good for
@@ -39,7 +39,7 @@ pub(super) enum OfPki {
     Node {
         #[command(flatten)]
         place: Place,
-        /// The node_id
+        /// Id of the node
         id: u64,
         /// A name or IP address at which clients reach the node; loopback is always among them
         #[arg(long = "host", value_name = "HOST")]
@@ -95,6 +95,7 @@ fn authority(cluster_name: &str, days: u32) -> CertificateParams {
 }
 
 fn good_for(params: &mut CertificateParams, days: u32) {
+    #[expect(clippy::disallowed_methods, reason = "certificates are good by the wall clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + now.saturating_sub(BACKDATED);

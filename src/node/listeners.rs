@@ -83,14 +83,11 @@ impl Secure {
         (local, handlers): (&Arc<Local>, &Arc<Handlers>),
     ) {
         let (local, handlers) = (Arc::clone(local), Arc::clone(handlers));
-        match self.peers.clone() {
-            Some(secured) => {
-                let listener = SecuredListener::new(listener, secured);
-                tasks.spawn(inbound::listen(listener, local, handlers));
-            }
-            None => {
-                tasks.spawn(inbound::listen(listener, local, handlers));
-            }
+        if let Some(secured) = self.peers.clone() {
+            let listener = SecuredListener::new(listener, secured);
+            tasks.spawn(inbound::listen(listener, local, handlers));
+        } else {
+            tasks.spawn(inbound::listen(listener, local, handlers));
         }
         let peers = self.peers.iter().map(|secured| &secured.material);
         let all: Vec<_> = self.api.iter().chain(peers).cloned().collect();

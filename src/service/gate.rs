@@ -6,8 +6,8 @@
 //!       forward with the id of the credential -> the leader checks again, by its own newest records
 //! ```
 //! The credentials are records of the core, so revoking goes through the log. Each node keeps them
-//! as a book, made anew only after a record changed: while nothing is configured a call pays for two
-//! loads. A node whose state is old may still let somebody ask; what goes to the leader is decided
+//! as a book, made anew only after a record changed: while nothing is configured a call pays for a few
+//! atomic loads. A node whose state is old may still let somebody ask; what goes to the leader is decided
 //! there once more.
 
 use std::collections::BTreeMap;
@@ -400,13 +400,9 @@ impl<R: Replicator> Service<R> {
             (next_us <= now_us).then(|| next_us.saturating_add(step_us))
         };
         let next = &known.used.next_request_us;
-        match next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(ServiceError::OverQuota {
-                what: "requests per second at this node".into(),
-                limit,
-            }),
-        }
+        let what = || "requests per second at this node".to_owned();
+        let counted = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due);
+        counted.map(|_next| ()).map_err(|_| ServiceError::OverQuota { what: what(), limit })
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::header::{AUTHORIZATION, HeaderName};
+use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 
 use super::error::Refusal;
@@ -102,11 +102,7 @@ fn shown(request: &Request) -> Result<Shown<'_>, Refusal> {
 
 /// Whether a request was made on the machine of this node itself, and not passed on to it.
 pub(super) fn is_local(peer: Option<&Peer>, headers: &HeaderMap) -> bool {
-    const PASSED_ON: [HeaderName; 3] = [
-        HeaderName::from_static("forwarded"),
-        HeaderName::from_static("x-forwarded-for"),
-        HeaderName::from_static("via"),
-    ];
-    let passed_on = PASSED_ON.iter().any(|name| headers.contains_key(name));
+    let mut traces = ["forwarded", "x-forwarded-for", "via"].into_iter();
+    let passed_on = traces.any(|name| headers.contains_key(name));
     !passed_on && peer.is_some_and(|Peer(from)| from.ip().to_canonical().is_loopback())
 }

@@ -131,10 +131,10 @@ async fn shake(stream: TcpStream, secured: &Secured) -> io::Result<Stream> {
     let certificate = chain.and_then(<[_]>::first);
     let node = certificate.and_then(|it| name::node_in(it, &secured.cluster_name));
     let node = node.ok_or_else(|| {
-        let form = name::of_node(0, &secured.cluster_name).replace('0', "<id>");
         refused(format!(
-            "its certificate names no node of this cluster ({form}): is it of another cluster, or of \
-             a client? `oarlock pki node` makes the right one"
+            "its certificate names no node of this cluster (node-<id>.{}.oarlock): is it of another \
+             cluster, or of a client? `oarlock pki node` makes the right one",
+            secured.cluster_name
         ))
     })?;
     Ok(halves(stream, node))
