@@ -90,7 +90,7 @@ mod tests {
     fn a_key_is_known_by_all_of_it() {
         let (key, other) = (Key::new(1, 2), Key::new(1, 3));
         let ours = credential(&key, "ci", &["admin"]);
-        let book = book(&[ours.clone()]);
+        let book = book(std::slice::from_ref(&ours));
         assert_eq!(book.of_key(&key).map(|it| it.name.as_str()), Some("ci"));
         assert!(book.of_key(&other).is_none(), "the id alone proves nothing");
         assert!(book.of_key(&Key::new(9, 2)).is_none(), "nor does the secret");

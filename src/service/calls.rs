@@ -80,10 +80,11 @@ enum Remedy {
 fn remedy(call: &Call) -> Remedy {
     match call {
         // The next leader would give leadership away as well; a second id would be given.
-        Call::TransferLeader(_) | Call::Members(MembersCall::Invite { .. }) => Remedy::Nothing,
+        // The second time would find the credential that the first one made.
+        Call::TransferLeader(_)
+        | Call::Members(MembersCall::Invite { .. })
+        | Call::Tokens(TokensCall::Create { .. }) => Remedy::Nothing,
         // Other changes of the members end in the same ones, however often they are asked for.
-        // The second time finds the credential that the first one made or deleted.
-        Call::Tokens(TokensCall::Create { .. }) => Remedy::Nothing,
         Call::Read(_) | Call::Position | Call::Members(_) | Call::Tokens(_) => Remedy::Repeat,
         Call::Propose(command) => match command {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
@@ -202,16 +203,16 @@ impl<R: Replicator> Service<R> {
         self.admit(caller, &call)?;
         if !waits(&call) {
             let mut reply = self.answer(call, caller.id(), deadline).await?;
-            self.redact(caller, &mut reply);
+            caller.redact(&mut reply);
             return Ok(reply);
         }
-        let _counted = self.count_waiting(caller)?;
+        let _counted = caller.count_waiting()?;
         let mut reply = tokio::select! {
             biased;
             reply = self.answer(call, caller.id(), deadline) => reply?,
             () = self.gone(caller) => return Err(ServiceError::Revoked),
         };
-        self.redact(caller, &mut reply);
+        caller.redact(&mut reply);
         Ok(reply)
     }
 

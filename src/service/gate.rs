@@ -70,6 +70,19 @@ impl Caller {
         self.0.as_ref().map_or("-", |known| known.credential.name.as_str())
     }
 
+    /// Takes out of a reply what the caller may not see.
+    pub(super) fn redact(&self, reply: &mut Reply) {
+        if let Some(known) = &self.0 {
+            demands::redact(&known.credential, reply);
+        }
+    }
+
+    /// Counts a call that may wait against the caller's quota.
+    pub(super) fn count_waiting(&self) -> Result<Counted, ServiceError> {
+        let limit = |known: &Known| known.credential.quotas.waiting;
+        count(self, Kind::Waiting, limit, "waiting calls at this node")
+    }
+
     /// What a call carries to the leader.
     pub(super) fn id(&self) -> Option<String> {
         self.0.as_ref().map(|known| known.credential.id.clone())
@@ -166,8 +179,8 @@ impl Gate {
         };
         let known = book.all().map(known).collect();
         self.closed.store(self.required || !book.is_empty(), Ordering::Release);
-        let mut shelf = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
-        *shelf = Arc::new(Shelf { book, known });
+        let mut current = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(Shelf { book, known });
     }
 
     fn shelf(&self) -> Arc<Shelf> {
@@ -227,13 +240,13 @@ impl<R: Replicator> Service<R> {
         if !self.is_gate_closed() {
             return Ok(Caller::default());
         }
-        let shelf = self.gate.shelf();
+        let current = self.gate.shelf();
         let found = match shown {
             Shown::Nothing => return Ok(Caller::default()),
-            Shown::Key(word) => word.parse::<Key>().ok().and_then(|key| shelf.book.of_key(&key)),
-            Shown::Certificate(name) => shelf.book.of_certificate(name),
+            Shown::Key(word) => word.parse::<Key>().ok().and_then(|key| current.book.of_key(&key)),
+            Shown::Certificate(name) => current.book.of_certificate(name),
         };
-        let known = found.and_then(|credential| shelf.known.get(&credential.id));
+        let known = found.and_then(|credential| current.known.get(&credential.id));
         // Who guesses learns no more than this.
         let known = known.ok_or_else(|| unauthenticated(match shown {
             Shown::Certificate(name) => format!(
@@ -340,15 +353,8 @@ impl<R: Replicator> Service<R> {
         self.admit(caller, &call)?;
         let Call::Read(query) = &call else { return Err(ServiceError::NoLeader) };
         let (mut reply, age) = self.stale(query);
-        self.redact(caller, &mut reply);
+        caller.redact(&mut reply);
         Ok((reply, age))
-    }
-
-    /// Takes out of a reply what the caller may not see.
-    pub(super) fn redact(&self, caller: &Caller, reply: &mut Reply) {
-        if let Some(known) = &caller.0 {
-            demands::redact(&known.credential, reply);
-        }
     }
 
     /// Returns when the caller's credential is no longer good.
@@ -374,12 +380,6 @@ impl<R: Replicator> Service<R> {
     fn until(&self, at: LeaseTime) -> Duration {
         let left_ms = at.ms_since(self.replicator.lease_now()).saturating_add(1);
         Duration::from_millis(left_ms).min(EXPIRY_LOOK_MAX)
-    }
-
-    /// Counts a call that may wait against the quota of its caller.
-    pub(super) fn count_waiting(&self, caller: &Caller) -> Result<Counted, ServiceError> {
-        let limit = |known: &Known| known.credential.quotas.waiting;
-        count(caller, Kind::Waiting, limit, "waiting calls at this node")
     }
 
     /// Counts a stream against the quota of its caller.

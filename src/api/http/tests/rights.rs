@@ -23,11 +23,12 @@ const NAME: &str = "team/jobs/x";
 fn example(route: Route, method: &Method) -> (String, &'static str) {
     let id = "0123456789abcdef0123456789abcdef";
     let body = match (route, method.as_str()) {
-        (Route::Lock | Route::Sessions, "POST") => r#"{"owner":"me","ttl_ms":5000}"#,
+        (Route::Lock | Route::Sessions, "POST") | (Route::LeaseHandOver, _) => {
+            r#"{"owner":"me","ttl_ms":5000}"#
+        }
         (Route::Locks, "POST") => {
             r#"{"owner":"me","ttl_ms":5000,"locks":[{"name":"team/jobs/x"},{"name":"team/jobs/y"}]}"#
         }
-        (Route::LeaseHandOver, _) => r#"{"owner":"me","ttl_ms":5000}"#,
         (Route::Fence, _) => r#"{"name":"team/jobs/x","token":1}"#,
         (Route::Value, "PUT") => r#"{"lease_id":"0123456789abcdef0123456789abcdef","value":"v"}"#,
         (Route::ClusterLeader, _) => r#"{"node_id":9}"#,
@@ -261,9 +262,9 @@ async fn rest(response: Response) -> String {
 async fn streams_and_waits_end_with_their_token() {
     let (node, admin) = Node::closed().await;
     let (one, id) = node.token(&admin, &["acquire", "inspect"], json!({})).await;
-    let (_, held) =
+    let (_, taken) =
         node.ask("POST", "/v1/locks/q", json!({ "owner": "o", "ttl_ms": null }), &admin).await;
-    assert_eq!(held["token"], 1, "{held}");
+    assert_eq!(taken["token"], 1, "{taken}");
     let hold = "/v1/hold/h?owner=me&request_id=8b0f3f9e-4b4e-4c07-9a3e-2f6a3a1c9a01";
     let watch = node.open(&Method::GET, "/v1/watch", "", Some(&one)).await;
     let hold = node.open(&Method::GET, hold, "", Some(&one)).await;
