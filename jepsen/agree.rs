@@ -66,7 +66,7 @@ impl Cluster {
 
     async fn all_know(&self, names: &[String]) -> Result<Vec<Knows>, ClientError> {
         let mut seen = Vec::new();
-        for node in 0..self.nodes() {
+        for node in self.members() {
             seen.push(knows(&self.client(node), names).await?);
         }
         Ok(seen)

@@ -29,7 +29,10 @@ const LOG_SHOWN: usize = 64 * 1024;
 pub(crate) struct Setup {
     /// The node's program.
     pub(crate) binary: PathBuf,
+    /// Members.
     pub(crate) nodes: usize,
+    /// Machines with empty disks that may become members.
+    pub(crate) spares: usize,
     /// Namespaces of its own, or loopback.
     pub(crate) network: Option<Network>,
     /// Whether each node gets a small disk of its own; only with namespaces.
@@ -46,8 +49,12 @@ pub(crate) struct Setup {
 pub(crate) const FAULTY: &str =
     "snapshot_log_entries = 500\nlog_segment_bytes = 262144\nreserve_bytes = 8388608\n";
 
+/// A machine, and the process on it while there is one.
 struct Node {
-    api: String,
+    /// The node that it is: zero before it is one, another number each time it joins anew.
+    id: u64,
+    /// Lets it in; needed until it is a member.
+    join_token: Option<String>,
     child: Option<Child>,
     /// Whether a fault under way may end the process.
     may_end: bool,
@@ -57,7 +64,13 @@ struct Node {
 
 pub(crate) struct Cluster {
     binary: PathBuf,
+    settings: &'static str,
+    at: Addresses,
     nodes: Vec<Node>,
+    /// The machines that are members.
+    members: Vec<usize>,
+    /// Who is to go, and who comes instead.
+    changing: Option<(usize, usize)>,
     links: Links,
     // Before the directory that they live in, so that they go first.
     clocks: Option<Clocks>,
@@ -104,28 +117,6 @@ pub(crate) fn is_for_the_proof(binary: &Path) -> Result<bool, String> {
     Ok(String::from_utf8_lossy(&output.stdout).contains("proof"))
 }
 
-fn configuration(setup: &Setup, data: &Path, node: usize, at: &Addresses) -> String {
-    let members: Vec<String> = at
-        .apis
-        .iter()
-        .zip(&at.known)
-        .zip(1..)
-        .map(|((api, peer), id)| {
-            format!("{{ id = {id}, peer_address = \"{peer}\", api_address = \"{api}\" }}")
-        })
-        .collect();
-    format!(
-        "node_id = {}\ndata_dir = \"{}\"\napi_address = \"{}\"\npeer_address = \"{}\"\n\
-         worker_threads = 1\ninsecure_bind = true\nmembers = [{}]\n{}",
-        node + 1,
-        data.display(),
-        at.apis[node],
-        at.peers[node],
-        members.join(", "),
-        setup.settings,
-    )
-}
-
 /// Where nodes listen, and where the others look for them.
 struct Addresses {
     apis: Vec<String>,
@@ -138,7 +129,8 @@ impl Cluster {
     pub(crate) async fn start(setup: Setup) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("set up the cluster: {error}");
         let dir = tempfile::tempdir().map_err(|error| failed(&error))?;
-        let (apis, peers) = addresses(setup.nodes, setup.network.as_ref())?;
+        let machines = setup.nodes + setup.spares;
+        let (apis, peers) = addresses(machines, setup.network.as_ref())?;
         let (links, known) = match &setup.network {
             Some(network) => (Links::Namespaces(network.clone()), peers.clone()),
             None if setup.proxies => Links::proxies(&peers).await?,
@@ -146,32 +138,121 @@ impl Cluster {
         };
         let at = Addresses { apis, peers, known };
         let clocks = setup.network.as_ref();
-        let clocks = clocks.map(|_| Clocks::set_apart(dir.path(), setup.nodes)).transpose()?;
-        let disks = setup.small_disks.then(|| Disks::mount(dir.path(), setup.nodes)).transpose()?;
+        let clocks = clocks.map(|_| Clocks::set_apart(dir.path(), machines)).transpose()?;
+        let disks = setup.small_disks.then(|| Disks::mount(dir.path(), machines)).transpose()?;
         let proof = is_for_the_proof(&setup.binary)?;
         let mut nodes = Vec::new();
-        for (node, api) in at.apis.iter().enumerate() {
+        for (node, number) in (0..machines).zip(1..) {
             let data = data_dir(dir.path(), node);
             fs::create_dir_all(&data).map_err(|error| failed(&error))?;
-            let text = configuration(&setup, &data, node, &at);
-            fs::write(dir.path().join(format!("node{node}.toml")), text)
-                .map_err(|error| failed(&error))?;
             let orders = proof.then(|| Orders::new(dir.path(), node, setup.seed)).transpose()?;
-            nodes.push(Node { api: api.clone(), child: None, may_end: false, orders });
+            let id = if node < setup.nodes { number } else { 0 };
+            nodes.push(Node { id, join_token: None, child: None, may_end: false, orders });
         }
-        let binary = setup.binary;
-        let mut cluster = Self { binary, nodes, links, clocks, disks, dir, lost_bytes: 0 };
-        (0..cluster.nodes()).try_for_each(|node| cluster.launch_if_down(node))?;
+        let (members, changing) = ((0..setup.nodes).collect::<Vec<_>>(), None);
+        let (binary, settings, lost_bytes) = (setup.binary, setup.settings, 0);
+        #[rustfmt::skip]
+        let mut cluster = Self {
+            binary, settings, at, nodes, members, changing, links, clocks, disks, dir, lost_bytes,
+        };
+        cluster.write_configurations()?;
+        cluster.members().into_iter().try_for_each(|node| cluster.launch_if_down(node))?;
         cluster.wait_ready().await?;
         Ok(cluster)
     }
 
-    pub(crate) fn nodes(&self) -> usize {
+    /// Every node is told who the members are now, as an operator would do it.
+    fn write_configurations(&self) -> Result<(), String> {
+        (0..self.machines()).filter(|node| self.nodes[*node].id != 0).try_for_each(|node| {
+            let path = self.dir.path().join(format!("node{node}.toml"));
+            fs::write(&path, self.configuration(node))
+                .map_err(|error| format!("write {}: {error}", path.display()))
+        })
+    }
+
+    fn configuration(&self, node: usize) -> String {
+        let at = &self.at;
+        let member = |member: &usize| {
+            let (id, peer, api) = (self.id(*member), &at.known[*member], &at.apis[*member]);
+            format!("{{ id = {id}, peer_address = \"{peer}\", api_address = \"{api}\" }}")
+        };
+        let members: Vec<String> = self.members.iter().map(member).collect();
+        format!(
+            "node_id = {}\ndata_dir = \"{}\"\napi_address = \"{}\"\npeer_address = \"{}\"\n\
+             advertise_peer_address = \"{}\"\nworker_threads = 1\ninsecure_bind = true\n\
+             members = [{}]\n{}",
+            self.id(node),
+            self.data(node).display(),
+            at.apis[node],
+            at.peers[node],
+            at.known[node],
+            members.join(", "),
+            self.settings,
+        )
+    }
+
+    /// All machines, members or not; each has its place from zero on.
+    pub(crate) fn machines(&self) -> usize {
         self.nodes.len()
     }
 
+    /// The members that faults may be done to: who is about to go is left alone.
+    pub(crate) fn members(&self) -> Vec<usize> {
+        let goes = self.changing.map(|(leaving, _)| leaving);
+        self.members.iter().copied().filter(|node| Some(*node) != goes).collect()
+    }
+
+    /// The machines with a node that talks to the others: members, and one that joins.
+    pub(crate) fn talking(&self) -> Vec<usize> {
+        self.members.iter().copied().chain(self.joining()).collect()
+    }
+
+    /// The machine of a node that joins.
+    pub(crate) fn joining(&self) -> Option<usize> {
+        self.changing.map(|(_, joining)| joining)
+    }
+
+    /// The number of the node on a machine; zero for none.
+    pub(crate) fn id(&self, node: usize) -> u64 {
+        self.nodes[node].id
+    }
+
     pub(crate) fn endpoints(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.api.clone()).collect()
+        self.at.apis.clone()
+    }
+
+    /// A machine with an empty disk starts with this invitation, and another is to go. Answers which
+    /// it is.
+    pub(crate) fn let_in(
+        &mut self,
+        id: u64,
+        join_token: String,
+        leaving: usize,
+    ) -> Result<usize, String> {
+        let spare = (0..self.machines()).find(|node| !self.members.contains(node));
+        let joining = spare.ok_or("there is no machine to spare")?;
+        self.nodes[joining].id = id;
+        self.nodes[joining].join_token = Some(join_token);
+        self.changing = Some((leaving, joining));
+        self.may_end(leaving, true);
+        self.write_configurations()?;
+        self.launch_if_down(joining)?;
+        Ok(joining)
+    }
+
+    /// Who came is a member and needs no invitation any more; who went leaves an empty machine.
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
+        let Some((left, joined)) = self.changing.take() else { return Ok(()) };
+        self.members.retain(|node| *node != left);
+        self.members.push(joined);
+        self.nodes[joined].join_token = None;
+        let gone = &mut self.nodes[left];
+        (gone.id, gone.child, gone.may_end) = (0, None, false);
+        let data = self.data(left);
+        fs::remove_dir_all(&data)
+            .and_then(|()| fs::create_dir(&data))
+            .map_err(|error| format!("empty {}: {error}", data.display()))?;
+        self.write_configurations()
     }
 
     /// The connections between the nodes, which can be cut.
@@ -239,6 +320,9 @@ impl Cluster {
             }
             Links::Proxies(_) | Links::Bare => Command::new(&self.binary),
         };
+        if let Some(token) = &self.nodes[node].join_token {
+            command.env("OARLOCK_JOIN_TOKEN", token);
+        }
         if let Some(orders) = &self.nodes[node].orders {
             orders.forget_evidence();
             command.env("OARLOCK_FAULTS", orders.path());
@@ -332,12 +416,12 @@ impl Cluster {
     }
 
     pub(crate) fn client(&self, node: usize) -> Client {
-        let endpoints = vec![self.nodes[node].api.clone()];
+        let endpoints = vec![self.at.apis[node].clone()];
         Client::new(Options { endpoints, deadline: Duration::from_secs(2), ..Options::default() })
     }
 
     pub(crate) async fn wait_ready(&mut self) -> Result<(), String> {
-        for node in 0..self.nodes() {
+        for node in self.members() {
             let client = self.client(node);
             let mut tries = 0;
             while !client.cluster().await.is_ok_and(|cluster| cluster.ready) {
@@ -353,13 +437,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// The index of the node that some node believes to lead.
+    /// The machine of the node that some node believes to lead.
     pub(crate) async fn leader_if_known(&self) -> Option<usize> {
-        for node in 0..self.nodes() {
+        for node in self.talking() {
             if let Ok(cluster) = self.client(node).cluster().await
                 && let Some(id) = cluster.leader_id
             {
-                return usize::try_from(id - 1).ok();
+                return self.nodes.iter().position(|node| node.id == id);
             }
         }
         None

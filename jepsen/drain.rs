@@ -50,6 +50,7 @@ impl Drain {
         let cluster = Cluster::start(Setup {
             binary,
             nodes: 3,
+            spares: 0,
             network: None,
             small_disks: false,
             proxies: false,

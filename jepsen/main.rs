@@ -75,8 +75,8 @@ enum Ended {
 
 fn start(command: &Command) -> Result<Ended, String> {
     if let Command::Run(run) = command
-        && let Some(nodes) = run.network_nodes()
-        && let Some(status) = network::run_inside(nodes)?
+        && let Some(machines) = run.network_machines()
+        && let Some(status) = network::run_inside(machines)?
     {
         return Ok(Ended::Inside(if status.success() {
             ExitCode::SUCCESS

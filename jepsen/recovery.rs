@@ -56,6 +56,7 @@ impl Recovery {
         let mut cluster = Cluster::start(Setup {
             binary,
             nodes: usize::from(self.nodes),
+            spares: 0,
             network: None,
             small_disks: false,
             proxies: false,

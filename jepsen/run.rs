@@ -22,6 +22,9 @@ use crate::{say, wait_for};
 /// Grants that clients must get after each round: one without progress proves nothing.
 const GRANTS_PER_ROUND: usize = 20;
 
+/// Machines beside those of the members, for nodes that join.
+const SPARES: usize = 1;
+
 /// A kind of fault that was begun so often and never did anything is none.
 const BEGUN_JUDGED_FROM: u64 = 4;
 
@@ -54,9 +57,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// So many nodes in a network of their own; `None` for loopback.
-    pub(crate) fn network_nodes(&self) -> Option<usize> {
-        (!self.loopback).then_some(usize::from(self.nodes))
+    /// So many machines in a network of their own; `None` for loopback.
+    pub(crate) fn network_machines(&self) -> Option<usize> {
+        (!self.loopback).then_some(usize::from(self.nodes) + SPARES)
     }
 
     pub(crate) fn as_arguments(&self) -> String {
@@ -101,10 +104,11 @@ impl Run {
         let binary = self.binary.clone().map_or_else(crate::beside_this, Ok)?;
         let kinds = self.kinds(cluster::is_for_the_proof(&binary)?)?;
         let nodes = usize::from(self.nodes);
-        let network = if self.loopback { None } else { Some(Network::of_this_run(nodes)?) };
+        let network = self.network_machines().map(Network::of_this_run).transpose()?;
         let mut cluster = Cluster::start(Setup {
             binary,
             nodes,
+            spares: if kinds.contains(&Kind::Members) { SPARES } else { 0 },
             network,
             small_disks: !self.loopback && kinds.contains(&Kind::DiskFull),
             proxies: kinds.iter().any(|kind| kind.needs_links()),
@@ -262,10 +266,10 @@ impl Rounds {
         let whats: Vec<String> = active.iter().map(|(fault, _)| fault.what.clone()).collect();
         let told = whats.join(" + ");
         let in_round = |why: String| format!("round {number} ({told}): {why}");
-        active.sort_by_key(|(fault, _)| fault.ends_late());
+        active.sort_by_key(|(fault, _)| fault.end());
         let alone = active.len() == 1;
-        for (fault, began_at) in active {
-            let bit = nemesis::end(&fault, cluster, alone).await.map_err(in_round)?;
+        for (mut fault, began_at) in active {
+            let bit = nemesis::end(&mut fault, cluster, alone).await.map_err(in_round)?;
             self.count(fault.kind(), bit);
             if bit {
                 let ended_at = self.began.elapsed();

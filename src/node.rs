@@ -17,7 +17,7 @@ use crate::config::{self, Config};
 use crate::observe::metrics::Metrics;
 use crate::raft::birth::random_u128;
 use crate::raft::clock;
-use crate::raft::join::Newcomer;
+use crate::raft::join::{Newcomer, remember_joining, save_joined};
 use crate::raft::presence;
 use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::settings::{self, Timing};
@@ -105,7 +105,7 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let peers = Peers::with_connector(Arc::clone(&local), secure.connector());
     let handlers = Arc::new(Handlers::default());
     let mut tasks = JoinSet::new();
-    presence::show(&store.log, &local, random_seed());
+    presence::show(&store.log, store.snapshots.clone(), &local, random_seed());
     secure.listen_to_peers(&mut tasks, peer_listener, (&local, &handlers));
 
     let newcomer = Newcomer { first_members, token: join, address: advertised(&config), dir: &dir };
@@ -243,6 +243,8 @@ fn first_members(config: &Config) -> BTreeMap<NodeId, Member> {
 struct Store {
     identity: Option<Identity>,
     log: LogStore,
+    /// Of a node that was part of a cluster before it started.
+    snapshots: Option<Arc<Snapshots>>,
     fatal: Fatal,
 }
 
@@ -259,7 +261,7 @@ impl Store {
             std::process::exit(70);
         });
         let joined = identity.as_ref().is_some_and(|identity| identity.joined);
-        restore::check(dir, joined, config.node_id, &first_members(config))
+        let is_sown_later = restore::check(dir, joined, config.node_id, &first_members(config))
             .map_err(because("begin with a restored state"))?;
         let files = files::on_disk(&dir.join("log")).map_err(because("open the log directory"))?;
         let options =
@@ -285,8 +287,22 @@ impl Store {
                  this id: move the directory away and let the node join under a new id",
                 dir.display()
             ))),
-            Some(_) | None => Ok(Self { identity, log, fatal }),
+            Some(_) | None => {
+                let part_of_one = identity.as_ref().filter(|it| !it.is_pending() && !is_sown_later);
+                let snapshots = part_of_one.map(|identity| {
+                    start::open_snapshots(&state_options(config, identity), log.bounds().1)
+                });
+                let snapshots = snapshots.transpose().map_err(because("open the snapshots"))?;
+                Ok(Self { identity, log, snapshots, fatal })
+            }
         }
+    }
+}
+
+fn state_options(config: &Config, identity: &Identity) -> start::Options {
+    start::Options {
+        cache_bytes: config.sled_cache_bytes,
+        ..start::Options::new(config.data_dir.clone(), identity.cluster_id)
     }
 }
 
@@ -306,16 +322,16 @@ async fn start_raft(
     identity: &Identity,
     peers: &Arc<Peers>,
 ) -> Result<Started, NodeError> {
-    let Store { log, fatal, .. } = store;
-    let options = start::Options {
-        cache_bytes: config.sled_cache_bytes,
-        ..start::Options::new(config.data_dir.clone(), identity.cluster_id)
-    };
+    let Store { log, snapshots, fatal, .. } = store;
+    let options = state_options(config, identity);
     let opening = {
         let log = log.clone();
         tokio::task::spawn_blocking(move || {
-            let facts = LogFacts { has: &|id| log.has(id), last_purged: log.bounds().1 };
-            start::open(&options, &facts, fatal)
+            let last_purged = log.bounds().1;
+            let snapshots =
+                snapshots.map_or_else(|| start::open_snapshots(&options, last_purged), Ok)?;
+            let facts = LogFacts { has: &|id| log.has(id), last_purged };
+            start::open(&options, snapshots, &facts, fatal)
         })
     };
     let opened = opening.await.map_err(|error| NodeError(format!("open the state: {error}")))?;
@@ -384,31 +400,6 @@ async fn initialise(
         done.map_err(|error| NodeError(format!("initialise the cluster: {error}")))?;
     }
     save_joined(identity, dir, local).map(drop).map_err(because("write the identity"))
-}
-
-fn save_joined(identity: &Identity, dir: &Path, local: &Local) -> io::Result<Identity> {
-    let identity = Identity { joined: true, ..identity.clone() };
-    identity.save(dir)?;
-    local.set_identity(identity.clone());
-    Ok(identity)
-}
-
-/// Writes down that this node's log is in use, before its vote can matter twice.
-async fn remember_joining(
-    identity: Identity,
-    raft: RaftHandle,
-    dir: std::path::PathBuf,
-    local: Arc<Local>,
-) {
-    if local.identity().is_some_and(|identity| identity.joined) {
-        return;
-    }
-    let waited = raft.wait(None).metrics(|m| m.last_log_index.is_some(), "the log is used").await;
-    if waited.is_ok()
-        && let Err(error) = save_joined(&identity, &dir, &local)
-    {
-        tracing::error!(%error, "writing the identity failed");
-    }
 }
 
 /// Looks at the disk. When it is nearly full the reserve is given back, so that releases and

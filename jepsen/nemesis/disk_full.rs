@@ -21,7 +21,7 @@ pub(super) async fn begin(
     cluster: &mut Cluster,
     chance: &mut Chance,
 ) -> Result<(String, Vec<usize>, Vec<usize>), String> {
-    let (whom, targets) = someone(cluster, chance, "all", cluster.nodes()).await;
+    let (whom, targets) = someone(cluster, chance, "all", cluster.machines()).await;
     let (how, left) =
         if chance.below(2) == 0 { ("nearly full", NEARLY_BYTES) } else { ("full", 0) };
     let logged = targets.iter().map(|&node| cluster.log_length(node)).collect();

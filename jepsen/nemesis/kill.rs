@@ -9,7 +9,7 @@ pub(super) async fn begin(
     cluster: &mut Cluster,
     chance: &mut Chance,
 ) -> Result<(String, Vec<usize>), String> {
-    let (whom, targets) = someone(cluster, chance, "all", cluster.nodes()).await;
+    let (whom, targets) = someone(cluster, chance, "all", cluster.machines()).await;
     for &node in &targets {
         cluster.kill(node).await?;
     }

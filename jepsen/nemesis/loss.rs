@@ -5,11 +5,11 @@ use crate::cluster::Cluster;
 const LOST_PERCENT: u64 = 33;
 
 pub(super) fn begin(cluster: &Cluster) -> Result<(String, Vec<usize>), String> {
-    let (nodes, network) = (cluster.nodes(), cluster.links());
-    for one in 0..nodes {
-        for other in (0..nodes).filter(|&node| node != one) {
+    let (nodes, network) = (cluster.talking(), cluster.links());
+    for &one in &nodes {
+        for &other in nodes.iter().filter(|node| **node != one) {
             network.lose(one, other, LOST_PERCENT)?;
         }
     }
-    Ok((format!("{LOST_PERCENT} % loss"), (0..nodes).collect()))
+    Ok((format!("{LOST_PERCENT} % loss"), nodes))
 }

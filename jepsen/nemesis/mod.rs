@@ -6,6 +6,7 @@ mod corrupt;
 mod disk_full;
 mod kill;
 mod loss;
+mod members;
 mod old_image;
 mod partition;
 mod pause;
@@ -73,6 +74,8 @@ pub(crate) enum Kind {
     ClockRate,
     /// Wall clocks jump by hours
     WallJump,
+    /// A machine joins by invitation and one that was a member is removed; comes as the first fault only
+    Members,
 }
 
 /// What a fault is done to. Two that are done to the same cannot overlap: ending one would end the
@@ -84,39 +87,84 @@ enum Part {
     Disk,
     Clock,
     Wall,
+    Membership,
+}
+
+/// When a fault ends, of several under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    Soon,
+    /// After those that may hold back what its end waits for.
+    Late,
+    /// When nothing else holds anything back.
+    Last,
+}
+
+/// What has to be known of a kind before it is begun, and to end it.
+struct Traits {
+    part: Part,
+    end: End,
+    /// Whether the node's program must have faults inside.
+    by_order: bool,
+    /// What a node says that took the order, where it says anything.
+    evidence: Option<&'static str>,
+    /// Whether it needs a cluster that is whole to begin with.
+    first: bool,
+}
+
+impl Traits {
+    const fn of(part: Part) -> Self {
+        Self { part, end: End::Soon, by_order: false, evidence: None, first: false }
+    }
+
+    const fn late(self) -> Self {
+        Self { end: End::Late, ..self }
+    }
+
+    const fn by_order(self, evidence: Option<&'static str>) -> Self {
+        Self { by_order: true, evidence, ..self }
+    }
+
+    const fn first(self) -> Self {
+        Self { first: true, ..self }
+    }
 }
 
 impl Kind {
-    fn part(self) -> Part {
+    fn traits(self) -> Traits {
         match self {
+            Self::Kill | Self::Pause | Self::Restart => Traits::of(Part::Process),
+            Self::Transfer => Traits::of(Part::Process).first(),
             Self::Partition | Self::OneWay | Self::Ring | Self::Loss | Self::SlowLink => {
-                Part::Links
+                Traits::of(Part::Links)
             }
-            Self::Kill | Self::Pause | Self::Restart | Self::Transfer => Part::Process,
-            Self::Rebuild
-            | Self::Power
-            | Self::SyncFails
-            | Self::SlowDisk
-            | Self::DiskFull
-            | Self::Corrupt
-            | Self::Wipe
-            | Self::OldImage => Part::Disk,
-            Self::ClockRate => Part::Clock,
-            Self::WallJump => Part::Wall,
+            Self::Rebuild => Traits::of(Part::Disk),
+            Self::Power => Traits::of(Part::Disk).by_order(Some("syncs_held")),
+            Self::SyncFails => Traits::of(Part::Disk).by_order(None).late(),
+            Self::SlowDisk => Traits::of(Part::Disk).by_order(Some("syncs_slowed")).late(),
+            Self::DiskFull => Traits::of(Part::Disk).by_order(Some("writes_refused")).late(),
+            Self::Corrupt | Self::Wipe => Traits::of(Part::Disk).late(),
+            // Ends before whatever would start its node on the old image again.
+            Self::OldImage => Traits::of(Part::Disk).first(),
+            Self::ClockRate => Traits::of(Part::Clock).by_order(Some("clock_gained_us")).late(),
+            Self::WallJump => Traits::of(Part::Wall).by_order(None).late(),
+            Self::Members => Traits { end: End::Last, ..Traits::of(Part::Membership).first() },
         }
     }
 
     /// Whether both may be under way at once.
     pub(crate) fn can_overlap(self, other: Self) -> bool {
-        match self.part() {
+        match self.traits().part {
             Part::Process => self != other,
-            Part::Links | Part::Disk | Part::Clock | Part::Wall => self.part() != other.part(),
+            Part::Links | Part::Disk | Part::Clock | Part::Wall | Part::Membership => {
+                self.traits().part != other.traits().part
+            }
         }
     }
 
     /// Whether it needs links that can be cut.
     pub(crate) fn needs_links(self) -> bool {
-        self.part() == Part::Links
+        self.traits().part == Part::Links
     }
 
     /// Whether it needs the proxy: namespaces drop packets, and delay none.
@@ -126,67 +174,12 @@ impl Kind {
 
     /// Whether the node's program must have faults inside.
     pub(crate) fn needs_orders(self) -> bool {
-        match self {
-            Self::Power
-            | Self::SyncFails
-            | Self::SlowDisk
-            | Self::ClockRate
-            | Self::WallJump
-            | Self::DiskFull => true,
-            Self::Kill
-            | Self::Pause
-            | Self::Partition
-            | Self::OneWay
-            | Self::Ring
-            | Self::Loss
-            | Self::SlowLink
-            | Self::Restart
-            | Self::Transfer
-            | Self::Rebuild
-            | Self::Corrupt
-            | Self::Wipe
-            | Self::OldImage => false,
-        }
+        self.traits().by_order
     }
 
     /// Whether it needs a cluster that is whole to begin with.
     pub(crate) fn begins_first(self) -> bool {
-        matches!(self, Self::OldImage | Self::Transfer)
-    }
-
-    /// What a node says of it, where orders make it.
-    fn evidence(self) -> Option<&'static str> {
-        match self {
-            Self::Power => Some("syncs_held"),
-            Self::SlowDisk => Some("syncs_slowed"),
-            Self::DiskFull => Some("writes_refused"),
-            Self::ClockRate => Some("clock_gained_us"),
-            Self::Kill
-            | Self::Pause
-            | Self::Partition
-            | Self::OneWay
-            | Self::Ring
-            | Self::Loss
-            | Self::SlowLink
-            | Self::Restart
-            | Self::Transfer
-            | Self::Rebuild
-            | Self::SyncFails
-            | Self::Corrupt
-            | Self::Wipe
-            | Self::OldImage
-            | Self::WallJump => None,
-        }
-    }
-
-    /// Whether its end waits for something that other faults may hold back, so that they end first.
-    /// An old image goes before whatever would start its node on it again.
-    fn ends_late(self) -> bool {
-        match self.part() {
-            Part::Disk => !matches!(self, Self::Rebuild | Self::Power | Self::OldImage),
-            Part::Clock | Part::Wall => true,
-            Part::Links | Part::Process => false,
-        }
+        self.traits().first
     }
 }
 
@@ -202,6 +195,7 @@ enum Kept {
     LostBytes(u64),
     /// How far the wall clock of each target jumped.
     JumpedMs(Vec<i64>),
+    Change(members::Change),
 }
 
 /// A fault under way.
@@ -225,8 +219,8 @@ impl Active {
     }
 
     /// In which order faults end.
-    pub(crate) fn ends_late(&self) -> bool {
-        self.kind.ends_late()
+    pub(crate) fn end(&self) -> End {
+        self.kind.traits().end
     }
 }
 
@@ -237,8 +231,8 @@ pub(crate) async fn begin(
     chance: &mut Chance,
 ) -> Result<Active, String> {
     let mut kept = Kept::Nothing;
-    let (began, before) = (Instant::now(), said(cluster, kind.evidence()));
-    let ran: Vec<bool> = (0..cluster.nodes()).map(|node| cluster.runs(node)).collect();
+    let (began, before) = (Instant::now(), said(cluster, kind.traits().evidence));
+    let ran: Vec<bool> = (0..cluster.machines()).map(|node| cluster.runs(node)).collect();
     let (what, targets) = match kind {
         Kind::Kill => kill::begin(cluster, chance).await?,
         Kind::Pause => pause::begin(cluster, chance).await?,
@@ -283,6 +277,11 @@ pub(crate) async fn begin(
             kept = Kept::JumpedMs(jumped_ms);
             (what, targets)
         }
+        Kind::Members => {
+            let (what, asked) = members::begin(cluster, chance).await?;
+            kept = Kept::Change(asked);
+            (what, Vec::new())
+        }
     };
     let has_hit = match (kind, &kept) {
         (Kind::Power, Kept::LostBytes(0)) => false,
@@ -296,8 +295,8 @@ pub(crate) async fn begin(
 
 /// What each node says under a name.
 fn said(cluster: &mut Cluster, name: Option<&str>) -> Vec<i64> {
-    let nodes = 0..cluster.nodes();
-    nodes.map(|node| name.map_or(0, |name| cluster.said(node, name))).collect()
+    let machines = 0..cluster.machines();
+    machines.map(|node| name.map_or(0, |name| cluster.said(node, name))).collect()
 }
 
 /// Whether a number that a node tells is evidence: it is not the one from before, and not the one
@@ -310,13 +309,13 @@ fn is_new(now: i64, before: i64) -> bool {
 /// could not be: a cut between processes that another fault had ended keeps nothing from arriving,
 /// and none of them is killed once more.
 pub(crate) async fn end(
-    active: &Active,
+    active: &mut Active,
     cluster: &mut Cluster,
     alone: bool,
 ) -> Result<bool, String> {
     let mut bit = active.has_hit;
     let (targets, before) = (&active.targets, &active.before);
-    let ended = match (active.kind, &active.kept) {
+    let ended = match (active.kind, &mut active.kept) {
         (Kind::Kill | Kind::Rebuild | Kind::Power, _) => {
             targets.iter().try_for_each(|&node| cluster.launch_if_down(node))
         }
@@ -331,14 +330,19 @@ pub(crate) async fn end(
             }
         }
         (Kind::SyncFails, _) => sync_fails::end(cluster, targets).await,
-        (Kind::SlowDisk, _) => slow_disk::end(cluster, targets, before).await,
+        (Kind::SlowDisk, _) => {
+            end_order(slow_disk::ORDER, active.kind, cluster, targets, before).await
+        }
         (Kind::DiskFull, Kept::Logged(logged)) => {
             disk_full::end(cluster, targets, logged, before).await
         }
         (Kind::Corrupt, Kept::Flip(flip)) => corrupt::end(cluster, targets[0], flip).await,
         (Kind::Wipe, Kept::Aside(aside)) => wipe::end(cluster, targets[0], aside).await,
         (Kind::OldImage, Kept::Newest(newest)) => old_image::end(cluster, targets[0], newest),
-        (Kind::ClockRate, _) => clock_rate::end(cluster, targets, before).await,
+        (Kind::ClockRate, _) => {
+            end_order(clock_rate::ORDER, active.kind, cluster, targets, before).await
+        }
+        (Kind::Members, Kept::Change(change)) => members::end(cluster, change).await,
         (Kind::WallJump, Kept::JumpedMs(ms)) => wall_jump::end(cluster, targets, ms).await,
         (
             Kind::Restart
@@ -347,7 +351,8 @@ pub(crate) async fn end(
             | Kind::Corrupt
             | Kind::Wipe
             | Kind::OldImage
-            | Kind::WallJump,
+            | Kind::WallJump
+            | Kind::Members,
             _,
         ) => Ok(()),
     };
@@ -361,14 +366,43 @@ async fn someone(
     many: &'static str,
     count: usize,
 ) -> (&'static str, Vec<usize>) {
-    let nodes = cluster.nodes();
-    let leader = cluster.leader_if_known().await.unwrap_or(0);
-    let shift = 1 + usize::try_from(chance.below(nodes as u64 - 1)).unwrap_or(0);
+    let members = cluster.members();
+    let leader = cluster.leader_if_known().await;
+    let at = members.iter().position(|node| Some(*node) == leader).unwrap_or(0);
+    let nth = |n: usize| members[(at + n) % members.len()];
+    let shift = 1 + usize::try_from(chance.below(members.len() as u64 - 1)).unwrap_or(0);
     match chance.below(3) {
-        0 => ("leader", vec![leader]),
-        1 => ("follower", vec![(leader + shift) % nodes]),
-        _ => (many, (0..count).map(|n| (leader + n) % nodes).collect()),
+        0 => ("leader", vec![nth(0)]),
+        1 => ("follower", vec![nth(shift)]),
+        _ => (many, (0..count.min(members.len())).map(nth).collect()),
     }
+}
+
+/// Gives every target the same order.
+fn order(
+    cluster: &mut Cluster,
+    targets: &[usize],
+    name: &'static str,
+    value: &impl ToString,
+) -> Result<(), String> {
+    targets.iter().try_for_each(|&node| cluster.orders(node)?.give(name, value))
+}
+
+/// Takes an order back, once every target says that something came of it.
+async fn end_order(
+    name: &'static str,
+    kind: Kind,
+    cluster: &mut Cluster,
+    targets: &[usize],
+    before: &[i64],
+) -> Result<(), String> {
+    for &node in targets {
+        cluster.launch_if_down(node)?;
+    }
+    if let Some(evidence) = kind.traits().evidence {
+        wait_for_evidence(cluster, targets, before, evidence).await?;
+    }
+    targets.iter().try_for_each(|&node| cluster.orders(node)?.withdraw(name))
 }
 
 /// Waits until every target says that something came of its orders since they were given.

@@ -25,10 +25,11 @@ pub(super) async fn begin(
     cluster: &mut Cluster,
     chance: &mut Chance,
 ) -> Result<(String, usize, PathBuf), String> {
-    let nodes = cluster.nodes();
-    let leader = cluster.leader_if_known().await.unwrap_or(0);
-    let shift = 1 + usize::try_from(chance.below(nodes as u64 - 1)).unwrap_or(0);
-    let node = (leader + shift) % nodes;
+    let nodes = cluster.members();
+    let leader = cluster.leader_if_known().await.unwrap_or(nodes[0]);
+    let at = nodes.iter().position(|node| *node == leader).unwrap_or(0);
+    let shift = 1 + usize::try_from(chance.below(nodes.len() as u64 - 1)).unwrap_or(0);
+    let node = nodes[(at + shift) % nodes.len()];
     let data = cluster.data(node);
     let (image, kept) = (data.with_extension("image"), data.with_extension("kept"));
     cluster.kill(node).await?;

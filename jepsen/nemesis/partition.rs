@@ -15,11 +15,11 @@ pub(super) async fn isolate(
     cluster: &Cluster,
     chance: &mut Chance,
 ) -> Result<(String, Vec<usize>), String> {
-    let minority = (cluster.nodes() - 1) / 2;
+    let minority = (cluster.members().len() - 1) / 2;
     let (whom, targets) = someone(cluster, chance, "minority with leader", minority).await;
     let network = cluster.links();
     for inside in targets.iter().copied() {
-        for outside in (0..cluster.nodes()).filter(|node| !targets.contains(node)) {
+        for outside in cluster.talking().into_iter().filter(|node| !targets.contains(node)) {
             network.cut(inside, outside)?;
             network.cut(outside, inside)?;
         }
@@ -36,7 +36,7 @@ pub(super) async fn one_way(
     let mute = chance.below(2) == 0;
     let network = cluster.links();
     for one in targets.iter().copied() {
-        for other in (0..cluster.nodes()).filter(|&node| node != one) {
+        for other in cluster.talking().into_iter().filter(|&node| node != one) {
             if mute {
                 network.cut(one, other)?;
             } else {
@@ -56,8 +56,10 @@ async fn link_of_the_leader(cluster: &Cluster) -> Result<(String, Vec<usize>), S
     let mut tries = 0;
     loop {
         tries += 1;
-        let leader = cluster.leader_if_known().await.unwrap_or(0);
-        let other = (leader + 1) % cluster.nodes();
+        let nodes = cluster.talking();
+        let leader = cluster.leader_if_known().await.unwrap_or(nodes[0]);
+        let at = nodes.iter().position(|node| *node == leader).unwrap_or(0);
+        let other = nodes[(at + 1) % nodes.len()];
         network.cut(leader, other)?;
         network.cut(other, leader)?;
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -70,17 +72,18 @@ async fn link_of_the_leader(cluster: &Cluster) -> Result<(String, Vec<usize>), S
 
 /// Every node reaches its two neighbours only; with three nodes, one link of the leader is down.
 pub(super) async fn ring(cluster: &Cluster) -> Result<(String, Vec<usize>), String> {
-    let (nodes, network) = (cluster.nodes(), cluster.links());
-    if nodes == 3 {
+    let (nodes, network) = (cluster.talking(), cluster.links());
+    let count = nodes.len();
+    if count == 3 {
         return link_of_the_leader(cluster).await;
     }
-    for one in 0..nodes {
-        for other in 0..nodes {
-            let distance = (one + nodes - other) % nodes;
-            if !matches!(distance, 0 | 1) && distance != nodes - 1 {
+    for (one_at, &one) in nodes.iter().enumerate() {
+        for (other_at, &other) in nodes.iter().enumerate() {
+            let distance = (one_at + count - other_at) % count;
+            if !matches!(distance, 0 | 1) && distance != count - 1 {
                 network.cut(one, other)?;
             }
         }
     }
-    Ok(("ring".to_owned(), (0..nodes).collect()))
+    Ok(("ring".to_owned(), nodes))
 }

@@ -16,7 +16,7 @@ pub(super) async fn begin(
     cluster: &mut Cluster,
     chance: &mut Chance,
 ) -> Result<(String, Vec<usize>), String> {
-    let majority = cluster.nodes() / 2 + 1;
+    let majority = cluster.members().len() / 2 + 1;
     let (whom, targets) = someone(cluster, chance, "majority", majority).await;
     for &node in &targets {
         cluster.signal(node, "STOP")?;

@@ -18,7 +18,7 @@ pub(super) async fn begin(
     chance: &mut Chance,
     held_before: &[i64],
 ) -> Result<(String, Vec<usize>, u64), String> {
-    let (whom, targets) = someone(cluster, chance, "all", cluster.nodes()).await;
+    let (whom, targets) = someone(cluster, chance, "all", cluster.machines()).await;
     for &node in &targets {
         cluster.orders(node)?.give("sync", "holds")?;
     }

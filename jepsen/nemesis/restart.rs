@@ -4,7 +4,7 @@ use crate::cluster::Cluster;
 
 pub(super) async fn begin(cluster: &mut Cluster) -> Result<(String, Vec<usize>), String> {
     let mut restarted = Vec::new();
-    for node in 0..cluster.nodes() {
+    for node in cluster.members() {
         // One that another fault holds back cannot end in time; it is that fault's turn.
         if cluster.is_stopped(node) || cluster.is_ending(node) || !cluster.runs(node) {
             continue;

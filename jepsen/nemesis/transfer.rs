@@ -17,20 +17,22 @@ pub(super) async fn begin(
 ) -> Result<(String, Vec<usize>), String> {
     let times = 1 + chance.below(3);
     for time in 0..times {
-        hand_over(cluster, (time == 0).then(|| chance.below(cluster.nodes() as u64))).await?;
+        let members = cluster.members();
+        let one = usize::try_from(chance.below(members.len() as u64)).unwrap_or(0);
+        hand_over(cluster, (time == 0).then(|| members[one])).await?;
     }
     Ok((format!("leadership handed over {times} times"), Vec::new()))
 }
 
 /// Hands over to a node, or to any; it happened once another leads.
-async fn hand_over(cluster: &Cluster, to: Option<u64>) -> Result<(), String> {
+async fn hand_over(cluster: &Cluster, to: Option<usize>) -> Result<(), String> {
     let mut why = "nobody leads".to_owned();
     for _ in 0..TRIES_MAX {
         if let Some(leader) = cluster.leader_if_known().await {
             // To itself it would be no fault.
-            let to = to.filter(|to| usize::try_from(*to) != Ok(leader)).map(|to| to + 1);
+            let to = to.filter(|to| *to != leader).map(|to| cluster.id(to));
             match cluster.client(leader).transfer_leader(to).await {
-                Ok(now) if usize::try_from(now.leader_id) != Ok(leader + 1) => return Ok(()),
+                Ok(now) if now.leader_id != cluster.id(leader) => return Ok(()),
                 Ok(now) => why = format!("{now:?}"),
                 Err(error) => why = error.to_string(),
             }

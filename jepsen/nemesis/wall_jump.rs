@@ -12,7 +12,9 @@ pub(super) fn begin(
     cluster: &mut Cluster,
     chance: &mut Chance,
 ) -> Result<(String, Vec<usize>, Vec<i64>), String> {
-    let targets: Vec<usize> = (0..cluster.nodes()).collect();
+    // Also one that joins, which may lead soon, but not one that goes.
+    let mut targets = cluster.members();
+    targets.extend(cluster.joining());
     let mut jumped_ms = Vec::new();
     for &node in &targets {
         let hours = i64::try_from(1 + chance.below(48)).unwrap_or(1);

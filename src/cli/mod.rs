@@ -132,6 +132,11 @@ impl Failure {
     pub(crate) fn node(text: impl Into<String>) -> Self {
         Self { code: 5, text: text.into() }
     }
+
+    /// By a signal, with the code that shells give for Ctrl-C.
+    pub(crate) fn interrupted(text: impl Into<String>) -> Self {
+        Self { code: 130, text: text.into() }
+    }
 }
 
 /// Parses the arguments and runs the command.

@@ -52,7 +52,8 @@ Exit codes:
   1  a violation; the report shows it
   2  it could not be judged: wrong usage, the prefix is in use, nothing was granted, or the cluster
      was not whole again at the end
-  3  no node or no leader could be reached at the start; nothing was done";
+  3  no node or no leader could be reached at the start; nothing was done
+  130  interrupted once more after Ctrl-C had ended the work; nothing is judged";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -104,16 +105,26 @@ pub(super) async fn run(target: &Target, prove: Prove) -> Result<(), Failure> {
         () = tell_progress(&workload, &history, &plan.endpoints) => {}
     }
     let client = target.client();
-    let problem = tokio::select! {
-        problem = finish(workload, &plan, &client) => problem,
-        () = stop_signal() => return Err(Failure::usage("interrupted, nothing is judged")),
-    };
-    note("judging");
+    let prefix = plan.locks.prefix();
+    let finished = unless(stop_signal(), finish(workload, &plan, &client)).await;
+    let problem = finished.ok_or_else(|| {
+        Failure::interrupted(format!(
+            "interrupted: nothing is judged, and not all is cleaned up. Below {prefix} leases run out \
+             by themselves and values stay: look with `oarlock list {prefix}`"
+        ))
+    })?;
+    note("judging; Ctrl-C ends it without a verdict");
     let out = prove.out.clone().unwrap_or_else(|| format!("oarlock-prove-{run:08x}").into());
     let commands = prove.commands(&plan);
     let records = history.take();
-    let judged = tokio::task::spawn_blocking(move || judge(&records, problem, &out, &commands));
-    let summary = judged.await.map_err(|error| Failure::usage(format!("judge: {error}")))??;
+    let left = left_behind(problem.as_ref(), prefix);
+    // A thread of its own, which ends with the process: judging asks nobody whether it may go on.
+    let judging = tokio::task::spawn_blocking(move || judge(&records, problem, &out, &commands));
+    let judged = unless(stop_signal(), judging).await;
+    let judged = judged.ok_or_else(|| {
+        Failure::interrupted(format!("interrupted while judging: nothing is judged, {left}"))
+    })?;
+    let summary = judged.map_err(|error| Failure::usage(format!("judge: {error}")))??;
     target.show(&summary, text);
     let why = || summary.why.clone().unwrap_or_default();
     match summary.verdict {
@@ -183,6 +194,22 @@ async fn is_unused(target: &Target, plan: &Plan) -> Result<(), Failure> {
         "the prefix {prefix} is in use, there is {}: choose another --prefix, or none",
         lock.lock
     )))
+}
+
+/// What the work comes to, unless the stop comes first.
+async fn unless<T>(stop: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = stop => None,
+    }
+}
+
+/// What is there below the prefix when the clients have ended.
+fn left_behind(problem: Option<&Stuck>, prefix: &str) -> String {
+    match problem {
+        None => format!("and nothing is left below {prefix}"),
+        Some(stuck) => format!("and not all below {prefix} is cleaned up: {stuck}"),
+    }
 }
 
 /// Ends the clients and leaves nothing behind; says what went wrong with that.
@@ -334,4 +361,26 @@ async fn who_answers(probes: &BTreeMap<&String, Arc<Client>>) -> String {
 
 fn note(text: &str) {
     let _closed_pipe = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn judging_ends_when_it_is_interrupted() {
+        let (goes_on, waits) = std::sync::mpsc::sync_channel::<()>(1);
+        let judging = tokio::task::spawn_blocking(move || waits.recv().is_ok());
+        assert!(unless(std::future::ready(()), judging).await.is_none(), "it did not wait for it");
+        drop(goes_on);
+        assert_eq!(unless(std::future::pending(), std::future::ready(7)).await, Some(7));
+    }
+
+    #[test]
+    fn whoever_interrupts_learns_what_is_left() {
+        assert!(left_behind(None, "scratch/").contains("nothing is left below scratch/"));
+        let stuck = Stuck::Unreachable("no leader".to_owned());
+        let left = left_behind(Some(&stuck), "scratch/");
+        assert!(left.contains("scratch/") && left.contains("no leader"), "{left}");
+    }
 }

@@ -247,12 +247,10 @@ impl Client {
             }
             let before = std::mem::replace(&mut last.doubt, changes);
             match self.once(call, &mut slot).await {
-                Ok((status, body))
-                    if status == StatusCode::SERVICE_UNAVAILABLE && !is_told(&body) =>
-                {
+                Ok((StatusCode::SERVICE_UNAVAILABLE, body)) => {
                     let unknown = body.windows(9).any(|part| part == b"\"unknown\"");
                     if changes && unknown && !call.repeatable {
-                        return Ok((status, body));
+                        return Ok((StatusCode::SERVICE_UNAVAILABLE, body));
                     }
                     last.doubt = before || (changes && unknown);
                     "no node had a leader".clone_into(&mut last.why);
@@ -298,12 +296,6 @@ impl Client {
             None => Err(Lost::NotSent("no connection".to_owned())),
         }
     }
-}
-
-/// Whether a node that cannot do it yet says why: the caller is to know, and no other node does better.
-fn is_told(body: &Bytes) -> bool {
-    let kind = b"\"member-behind\"";
-    body.windows(kind.len()).any(|part| part == kind)
 }
 
 /// Gives a request an id if it has none; how to believe its answer follows from that.
@@ -401,6 +393,17 @@ mod tests {
     fn request_id(text: &str) -> String {
         let start = text.find("\"request_id\":\"").expect("it has one") + 14;
         text[start..start + 36].to_owned()
+    }
+
+    #[test]
+    fn pauses_between_two_tries_are_spread() {
+        let drawn: Vec<Duration> = (0..200).map(|_| jitter(PAUSE_MAX)).collect();
+        assert!(drawn.iter().all(|pause| (PAUSE_MAX / 2..=PAUSE_MAX).contains(pause)));
+        let (least, most) = (drawn.iter().min(), drawn.iter().max());
+        assert!(
+            most.zip(least)
+                .is_some_and(|(most, least)| most.saturating_sub(*least) > PAUSE_MAX / 4)
+        );
     }
 
     #[tokio::test]

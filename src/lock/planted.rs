@@ -87,6 +87,8 @@ bugs! {
     DueEndsLate,
     /// After its first leadership a node ends nothing any more.
     TimersEndWithLeadership,
+    /// The task that ends what is due panics when first something is.
+    ExpiryPanics,
     /// A lock that is free and not waited for is remembered.
     IdleLocksAreKept,
     // P5: durability.
@@ -110,6 +112,12 @@ bugs! {
     UnknownLevelIsSkipped,
     /// An order depends on where things lie in memory.
     OrderByAddress,
+    /// The last row of each batch is not written to the view.
+    RowIsNotWritten,
+    /// At every fourth entry the view gets the position without the rows that lead to it.
+    PositionWithoutRows,
+    /// A node that does not lead forgets the newest grant of the past of each lock.
+    FollowerForgetsThePast,
     /// Appends that arrive in a burst overtake each other.
     AppendsOvertake,
     // P6: reads.
@@ -160,6 +168,8 @@ bugs! {
     UnreachableIsSuccess,
     /// To look at a lease ends it.
     LookingReleases,
+    /// Who renews a lease that lives is told that it is gone.
+    LivingIsGone,
     /// The client goes on with a connection that was lost.
     LostConnectionIsKept,
 }

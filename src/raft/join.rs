@@ -3,11 +3,12 @@
 //! It writes down who it will be before it asks, so that after a crash it asks as the same instance:
 //! an invitation is bound to the first that uses it. It asks the configured nodes, whoever answers,
 //! until its leader took it in or refused it for good. From the answer it knows the members, and from
-//! then on it needs no invitation any more; its log and state come from the leader.
+//! then on it needs no invitation any more; its log and state come from the leader. Once its log is in
+//! use that is written down, too.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::raft::store::identity::Identity;
 use crate::raft::transport::Peers;
 use crate::raft::transport::inbound::Handlers;
 use crate::raft::transport::peers::Local;
-use crate::raft::types::Member;
+use crate::raft::types::{Member, RaftHandle};
 use crate::service::members::token::JoinToken;
 use crate::service::members::{Join, KnownMember, MembersRefusal, MembersReply, TokenProblem};
 use crate::service::replicator::NodeId;
@@ -148,6 +149,32 @@ fn begin(
     };
     identity.save(dir)?;
     Ok(identity)
+}
+
+/// Writes down that this node's log is in use.
+pub fn save_joined(identity: &Identity, dir: &Path, local: &Local) -> io::Result<Identity> {
+    let identity = Identity { joined: true, ..identity.clone() };
+    identity.save(dir)?;
+    local.set_identity(identity.clone());
+    Ok(identity)
+}
+
+/// Does so once it is, before its vote can matter twice.
+pub async fn remember_joining(
+    identity: Identity,
+    raft: RaftHandle,
+    dir: PathBuf,
+    local: Arc<Local>,
+) {
+    if local.identity().is_some_and(|identity| identity.joined) {
+        return;
+    }
+    let waited = raft.wait(None).metrics(|m| m.last_log_index.is_some(), "the log is used").await;
+    if waited.is_ok()
+        && let Err(error) = save_joined(&identity, &dir, &local)
+    {
+        tracing::error!(%error, "writing the identity failed");
+    }
 }
 
 fn member(known: KnownMember) -> (NodeId, Member) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::raft::store::identity::Identity;
 use crate::raft::store::log::LogStore;
+use crate::raft::store::snapshots::Snapshots;
 use crate::raft::transport::Peers;
 use crate::raft::transport::marks::{Mark, is_removal};
 use crate::raft::transport::peers::Local;
@@ -12,12 +13,17 @@ use crate::raft::types::RaftHandle;
 use crate::shutdown::Stop;
 
 /// From now on every hello and every answer to one says what the node has, and which process it is:
-/// a number by chance. Before that this node must not listen to its peers.
-pub fn show(log: &LogStore, local: &Local, process: u64) {
+/// a number by chance. Before that this node must not listen to its peers. `snapshots` are none
+/// before the node was part of a cluster.
+///
+/// A snapshot that was installed is acknowledged before the log is durably purged up to it, so the
+/// newest entry is that of the log or that of the snapshot, whichever is newer.
+pub fn show(log: &LogStore, snapshots: Option<Arc<Snapshots>>, local: &Local, process: u64) {
     let newest = log.newest();
     local.set_mark(move || {
         let (vote, last) = newest();
-        Mark { process, vote, last }
+        let snapshot = snapshots.as_ref().and_then(|all| all.current()?.meta().last_log_id);
+        Mark { process, vote, last: last.max(snapshot) }
     });
 }
 

@@ -113,6 +113,8 @@ pub struct RaftReplicator {
     batcher: Arc<Batcher>,
     leadership: watch::Sender<Leadership>,
     alone: Arc<AtomicBool>,
+    /// The leadership that was offered to another node.
+    offered: watch::Sender<Option<CommittedLeaderId>>,
     heard: Mutex<Heard>,
     /// At which revision of the records the transport was told who was removed.
     removed_at: AtomicU64,
@@ -150,6 +152,7 @@ impl RaftReplicator {
             batcher,
             leadership: watch::Sender::new(Leadership::default()),
             alone,
+            offered: watch::Sender::new(None),
             heard: Mutex::new(Heard::default()),
             removed_at: AtomicU64::new(0),
             disk_is_low: parts.disk_is_low,
@@ -221,16 +224,19 @@ impl RaftReplicator {
 
     async fn follow_leadership(&self) {
         let mut metrics = self.raft.server_metrics();
+        let mut offered = self.offered.subscribe();
         let mut served: Option<CommittedLeaderId> = None;
         loop {
             let leads = leads_by(&metrics.borrow_watched().vote, self.node_id);
-            if served.is_some() && leads != served {
+            let is_offered = leads.is_some() && *offered.borrow_and_update() == leads;
+            if served.is_some() && (leads != served || is_offered) {
                 self.batcher.end();
                 served = None;
             }
             self.publish(served.is_some());
             if let Some(leader) = leads
                 && served.is_none()
+                && !is_offered
             {
                 tokio::select! {
                     () = self.begin(leader) => { served = Some(leader); continue; }
@@ -239,10 +245,14 @@ impl RaftReplicator {
                         if changed.is_err() { return; }
                         continue;
                     }
+                    _ = offered.changed() => { self.batcher.end(); continue; }
                 }
             }
-            if metrics.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { return; },
+                // Its sender lives as long as this does.
+                _ = offered.changed() => {}
+                () = self.offer_for_ever(), if is_offered => {}
             }
         }
     }
@@ -291,6 +301,36 @@ impl RaftReplicator {
             *known = now;
             changed
         });
+    }
+
+    /// Asks another node to take this leadership over, whether or not it lives. From then on this one
+    /// takes no more commands; openraft knows no way back.
+    pub async fn offer(&self, to: NodeId) -> Result<(), ProposeError> {
+        let vote = self.raft.server_metrics().borrow_watched().vote;
+        let leads = leads_by(&vote, self.node_id);
+        self.offered.send_if_modified(|offered| std::mem::replace(offered, leads) != leads);
+        let asked = self.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|_| ProposeError::NotDone("this node is stopping"))
+    }
+
+    /// Offers the leadership again, to whoever lives by then. A node that was lost right after it was
+    /// asked would leave a leader that refuses everything, and that the others do not replace for as
+    /// long as its log still travels to one that comes back: its lease is renewed by that.
+    async fn offer_for_ever(&self) {
+        for round in 0.. {
+            tokio::time::sleep(self.leader_lease).await;
+            let members = self.members();
+            let others: Vec<_> =
+                members.iter().filter(|it| it.voter && it.id != self.node_id).collect();
+            let heard = self.heard_from();
+            let alive = others.iter().filter(|it| heard.contains(&it.id));
+            let nearest = alive.min_by_key(|it| it.lag_entries.unwrap_or(u64::MAX));
+            // With nobody heard of one after the other is as good a guess as any.
+            let next = nearest.or_else(|| others.get(round % others.len().max(1)));
+            if let Some(next) = next {
+                let _stopping_if_not = self.offer(next.id).await;
+            }
+        }
     }
 
     /// Who acknowledged this leader within a leader lease.
@@ -402,8 +442,7 @@ impl Replicator for RaftReplicator {
             None => others().filter(lives).min_by_key(|it| it.lag_entries.unwrap_or(u64::MAX)),
         };
         let Some(target) = target else { return Ok(Transfer::NotHeard) };
-        let asked = self.raft.trigger().transfer_leader(target.id).await;
-        asked.map_err(|_| ProposeError::NotDone("this node is stopping"))?;
+        self.offer(target.id).await?;
         let mut leadership = self.leadership();
         let elsewhere = |now: &Leadership| now.leader_id.filter(|id| *id != self.node_id);
         let gone = leadership.wait_for(|now| elsewhere(now).is_some());

@@ -55,7 +55,7 @@ impl Alarm {
 }
 
 impl<R: Replicator> Service<R> {
-    /// Runs until the future is dropped.
+    /// Runs until the future is dropped. What else a leader owes, the ends of removals, goes along.
     pub async fn expire(&self) {
         let mut leadership = self.replicator.leadership();
         loop {
@@ -66,6 +66,7 @@ impl<R: Replicator> Service<R> {
                 biased;
                 _ = leadership.wait_for(|now| !now.serving_here || now.term != term) => {}
                 () = self.expire_while_serving() => {}
+                () = self.finish_removals() => {}
             }
             if planted(Bug::TimersEndWithLeadership) {
                 return;
@@ -87,6 +88,7 @@ impl<R: Replicator> Service<R> {
             if due.is_some_and(|due| due.plus_ms(late_ms) <= now)
                 || (pending && idle >= ADVANCE_EVERY)
             {
+                assert!(!planted(Bug::ExpiryPanics) || due.is_none(), "a planted panic");
                 // The outcome says nothing; what expired comes as events.
                 if self.replicator.propose(Command::Advance).await.is_err() {
                     tokio::time::sleep(RETRY_PAUSE).await;

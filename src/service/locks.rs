@@ -3,8 +3,8 @@
 use oarlock_core::command::Command;
 use oarlock_core::ids::{LeaseId, LockName};
 use oarlock_core::outcome::{EndReason, Ended, Grant, Outcome, Rejection};
+use oarlock_core::planted::{Bug, planted};
 use oarlock_core::query::LeaseView;
-use oarlock_core::time::LeaseTime;
 use tokio::sync::watch;
 
 use crate::service::error::ServiceError;
@@ -58,8 +58,13 @@ impl<R: Replicator> Service<R> {
                 self.claim(Command::Attach { lease_id }, Some(lease_id)).await
             }
             Call::Propose(command) => {
-                let outcome = self.propose(command).await?;
-                Ok(self.reply(outcome))
+                let outcome = match self.propose(command).await? {
+                    Outcome::Renewed(_) if planted(Bug::LivingIsGone) => {
+                        Outcome::Rejected(Rejection::LeaseUnknown)
+                    }
+                    outcome => outcome,
+                };
+                self.reply(outcome).await
             }
         }
     }
@@ -100,7 +105,7 @@ impl<R: Replicator> Service<R> {
                 Outcome::QueuedMany(mut places) if !places.is_empty() => places.swap_remove(0),
                 outcome => {
                     seat.into_iter().for_each(Seat::settle);
-                    return Ok(self.reply(outcome));
+                    return self.reply(outcome).await;
                 }
             };
             stands = true;
@@ -127,13 +132,13 @@ impl<R: Replicator> Service<R> {
                     if let Some(estimate_ms) = estimate_ms {
                         self.observer.estimated(estimate_ms, grant.waited_ms);
                     }
-                    return Ok(self.reply(Outcome::Granted(grant)));
+                    return self.reply(Outcome::Granted(grant)).await;
                 }
                 Over::Woken(Wake::Ended(ended)) => {
                     sitting.settle();
                     let gone = Outcome::Rejected(Rejection::LeaseGone(ended));
                     self.observer.outcome(&gone);
-                    return Ok(self.reply(gone));
+                    return self.reply(gone).await;
                 }
                 Over::Woken(Wake::AttachFirst) => {
                     sitting.sit_again();
@@ -180,49 +185,62 @@ impl<R: Replicator> Service<R> {
     }
 
     /// Dates an outcome, and never hands out a lease that is dead by now.
-    fn reply(&self, outcome: Outcome) -> Reply {
-        let now = self.replicator.lease_now();
+    async fn reply(&self, outcome: Outcome) -> Result<Reply, ServiceError> {
+        let gone = |ended| Outcome::Rejected(Rejection::LeaseGone(ended));
         let outcome = match outcome {
-            Outcome::Granted(grant) if grant.deadline.is_some_and(|at| at <= now) => {
-                self.late_grant(*grant)
+            Outcome::Granted(grant) => match self.living(*grant).await? {
+                Ok(grant) => Outcome::Granted(Box::new(grant)),
+                Err(ended) => gone(ended),
+            },
+            Outcome::GrantedMany(grants) => {
+                let all = self.all_living(grants).await?;
+                all.map_or_else(gone, Outcome::GrantedMany)
             }
-            Outcome::GrantedMany(grants) => self.late_grants(grants, now),
             outcome => outcome,
         };
-        Reply { now, body: ReplyBody::Outcome(outcome) }
+        Ok(Reply { now: self.replicator.lease_now(), body: ReplyBody::Outcome(outcome) })
     }
 
-    /// Grants of several locks: those that are late are looked at again, and one that is over makes
-    /// the whole answer that.
-    fn late_grants(&self, mut grants: Vec<Grant>, now: LeaseTime) -> Outcome {
+    /// Grants of several locks; one that is over makes the whole answer that.
+    async fn all_living(
+        &self,
+        mut grants: Vec<Grant>,
+    ) -> Result<Result<Vec<Grant>, Ended>, ServiceError> {
         for grant in &mut grants {
-            if grant.deadline.is_some_and(|at| at <= now) {
-                match self.late_grant(grant.clone()) {
-                    Outcome::Granted(fresh) => *grant = *fresh,
-                    gone => return gone,
-                }
+            match self.living(grant.clone()).await? {
+                Ok(fresh) => *grant = fresh,
+                Err(ended) => return Ok(Err(ended)),
             }
         }
-        Outcome::GrantedMany(grants)
+        Ok(Ok(grants))
     }
 
-    /// A grant whose deadline passed on its way here: its session may have been renewed since;
-    /// otherwise it is over, even if the log has yet to say so.
-    fn late_grant(&self, grant: Grant) -> Outcome {
-        let now = self.replicator.lease_now();
-        match self.replicator.with_machine(|machine| machine.lease(grant.lease_id)) {
-            LeaseView::Held(fresh) if fresh.deadline.is_none_or(|at| at > now) => {
-                Outcome::Granted(Box::new(fresh))
+    /// A grant whose deadline passed on its way here may have been renewed since; otherwise the log
+    /// is asked to end it before anybody is told so, because until then others see it held.
+    async fn living(&self, grant: Grant) -> Result<Result<Grant, Ended>, ServiceError> {
+        loop {
+            let now = self.replicator.lease_now();
+            let lives = |grant: &Grant| grant.deadline.is_none_or(|at| at > now);
+            if lives(&grant) {
+                return Ok(Ok(grant));
             }
-            LeaseView::Ended(ended) => Outcome::Rejected(Rejection::LeaseGone(ended)),
-            LeaseView::Held(_) | LeaseView::Waiting { .. } | LeaseView::Unknown => {
-                Outcome::Rejected(Rejection::LeaseGone(Ended {
-                    lease_id: grant.lease_id,
-                    name: grant.name,
-                    token: Some(grant.token),
-                    how: EndReason::Expired,
-                    ended_at: grant.deadline.unwrap_or(now),
-                }))
+            match self.replicator.with_machine(|machine| machine.lease(grant.lease_id)) {
+                LeaseView::Held(fresh) if lives(&fresh) => return Ok(Ok(fresh)),
+                LeaseView::Ended(ended) => return Ok(Err(ended)),
+                LeaseView::Held(_) => {
+                    let ends = self.propose(Command::Advance).await;
+                    ends.map_err(|error| in_doubt(&error))?;
+                }
+                // Forgotten since: it was over long ago.
+                LeaseView::Waiting { .. } | LeaseView::Unknown => {
+                    return Ok(Err(Ended {
+                        lease_id: grant.lease_id,
+                        name: grant.name,
+                        token: Some(grant.token),
+                        how: EndReason::Expired,
+                        ended_at: grant.deadline.unwrap_or(now),
+                    }));
+                }
             }
         }
     }

@@ -6,15 +6,19 @@
 //!  promote -> caught up? then a voter      remove, replace -> a safe quorum left? then removed for good
 //! ```
 //! What must be remembered is in the records of the core: `member-id`, the highest id ever given;
-//! `invite/<id>`; `removed/<id>`. Each step may be repeated, so that a call which lost its leader
-//! half way goes on at the next one. The decisions are at the leader; replication says what the
+//! `invite/<id>`; `leaving/<id>`, before a member is taken out; `removed/<id>`, afterwards. Each step may
+//! be repeated, so that a call which lost its leader half way goes on at the next one, and that leader
+//! records by itself what is left of a removal. The decisions are at the leader; replication says what the
 //! quorum allows.
 
 mod gate;
 pub mod token;
 
+use std::time::Duration;
+
 use oarlock_core::command::{Command, Expected};
 use oarlock_core::ids::{RecordKey, RecordValue, Revision};
+use oarlock_core::machine::Machine;
 use oarlock_core::outcome::{Outcome, Rejection};
 use serde::{Deserialize, Serialize};
 
@@ -38,11 +42,15 @@ pub const INVITATION_MS_MIN: u64 = 1_000;
 pub const REMOVED: &str = "removed/";
 
 const INVITE: &str = "invite/";
+const LEAVING: &str = "leaving/";
 const HIGHEST: &str = "member-id";
 
 /// An id that is asked for is at most so far above the next one: they are never used again, and
 /// must not run out.
 const IDS_AHEAD_MAX: u64 = 1_000;
+
+/// How often a leader looks for removals that nobody finished.
+const REMOVALS_LOOK: Duration = Duration::from_secs(1);
 
 /// Invitations at once compete for the next id; beyond so many tries this one gives up.
 const INVITE_TRIES_MAX: u32 = 8;
@@ -304,37 +312,80 @@ impl<R: Replicator> Service<R> {
     }
 
     async fn remove(&self, node_id: NodeId, force: bool) -> Result<MembersReply, ServiceError> {
-        let is_member = self.replicator.status().members.iter().any(|it| it.id == node_id);
+        let is_member = self.is_member(node_id);
         let (highest, _) = self.highest_id()?;
         if !is_member && (node_id == 0 || node_id > highest) {
             return Ok(MembersReply::Refused(MembersRefusal::NoSuchMember(node_id)));
         }
         if is_member {
-            let changed = self.change(MemberChange::Remove { node_id, force }).await?;
-            if changed != MembersReply::Changed {
-                return Ok(changed);
-            }
+            return self.take_out(node_id, MemberChange::Remove { node_id, force }).await;
         }
-        // Also of one that is gone already: whoever removed it may have been lost before this.
+        // Of one that is gone already: whoever removed it may have been lost before this.
         self.record_removed(node_id).await
     }
 
     async fn replace(&self, old: NodeId, new: NodeId) -> Result<MembersReply, ServiceError> {
-        let changed = self.change(MemberChange::Replace { old, new }).await?;
+        self.take_out(old, MemberChange::Replace { old, new }).await
+    }
+
+    /// Takes a member out. That it leaves is written down first: if this leader is lost after the
+    /// change, the next one records what became of it. The note stays of a change that is refused,
+    /// because another one may be half way; of who stays a member it means nothing.
+    async fn take_out(
+        &self,
+        node_id: NodeId,
+        change: MemberChange,
+    ) -> Result<MembersReply, ServiceError> {
+        let leaving = key(LEAVING, node_id)?;
+        let noted = |machine: &Machine| machine.cluster_record(&leaving).is_some();
+        if self.is_member(node_id) && !self.replicator.with_machine(noted) {
+            self.put(leaving.as_str(), Some("1"), Expected::Anything).await?;
+        }
+        let changed = self.change(change).await?;
         if changed != MembersReply::Changed {
             return Ok(changed);
         }
-        self.record_removed(old).await
+        self.record_removed(node_id).await
+    }
+
+    fn is_member(&self, node_id: NodeId) -> bool {
+        self.replicator.status().members.iter().any(|it| it.id == node_id)
+    }
+
+    /// Records removals that lost their leader between the change and its record; for ever. The
+    /// record follows the change in the log of this leader, so it is not committed without it.
+    pub(super) async fn finish_removals(&self) {
+        loop {
+            tokio::time::sleep(REMOVALS_LOOK).await;
+            let leaving: Vec<NodeId> = self.replicator.with_machine(|machine| {
+                let leaving = machine.cluster_records(LEAVING);
+                leaving
+                    .filter_map(|(key, _)| key.as_str().strip_prefix(LEAVING)?.parse().ok())
+                    .collect()
+            });
+            for node_id in leaving.into_iter().filter(|id| !self.is_member(*id)) {
+                if let Ok(_turn) = self.members_turn.try_acquire() {
+                    let _next_time_if_not = self.record_removed(node_id).await;
+                }
+            }
+        }
     }
 
     /// From now on nobody listens to it, and its invitation opens nothing.
     async fn record_removed(&self, node_id: NodeId) -> Result<MembersReply, ServiceError> {
         let (gone, invited) = (key(REMOVED, node_id)?, key(INVITE, node_id)?);
-        let known = self.replicator.with_machine(|machine| machine.cluster_record(&gone).is_some());
-        if !known {
+        let leaving = key(LEAVING, node_id)?;
+        let is_there = |key: &RecordKey| {
+            self.replicator.with_machine(|machine| machine.cluster_record(key).is_some())
+        };
+        if !is_there(&gone) {
             self.put(gone.as_str(), Some("1"), Expected::Anything).await?;
-            self.put(invited.as_str(), None, Expected::Anything).await?;
             tracing::info!(node = node_id, "a member was removed for good");
+        }
+        for done_with in [invited, leaving] {
+            if is_there(&done_with) {
+                self.put(done_with.as_str(), None, Expected::Anything).await?;
+            }
         }
         Ok(MembersReply::Changed)
     }

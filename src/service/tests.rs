@@ -1,6 +1,7 @@
 //! Tests of the use cases: on one node under paused time, and as a follower of scripted leaders.
 
 mod doubts;
+mod members;
 mod rights;
 
 use std::collections::VecDeque;

@@ -169,7 +169,7 @@ fn a_second_process_on_a_directory_is_refused() {
         .expect("it runs");
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("another"), "{text}");
+    assert!(text.contains("another oarlock process uses"), "{text}");
 }
 
 #[test]

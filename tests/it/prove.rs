@@ -92,14 +92,42 @@ fn prove_refuses_a_prefix_that_is_in_use() {
     end(prove(&cluster, out.path(), &["--for", "1h", "--rate", "5000"]), out.path(), 2);
 }
 
+fn interrupt(child: &Child) {
+    let told = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(told.expect("kill runs").success());
+}
+
+#[test]
+fn prove_that_is_interrupted_twice_ends_at_once_and_names_its_prefix() {
+    let mut cluster = Cluster::start();
+    let out = tempfile::tempdir().expect("a directory");
+    let child = prove(&cluster, out.path(), &["--for", "30m", "--prefix", "twice/"]);
+    eventually("a few seconds of work", || progress(out.path()).contains("  2 s  ").then_some(()));
+    // Without a cluster it would wait for minutes.
+    (1..=3).for_each(|id| cluster.kill(id));
+    interrupt(&child);
+    eventually("it ends early", || progress(out.path()).contains("ending early").then_some(()));
+    // Whoever listens for signals does so by then, or the next one is heard.
+    let pid = child.id().to_string();
+    let again = std::thread::spawn(move || {
+        while Command::new("kill").args(["-INT", &pid]).status().is_ok_and(|told| told.success()) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    end(child, out.path(), 130);
+    again.join().expect("it stops when the process is gone");
+    let why = progress(out.path());
+    assert!(why.contains("nothing is judged") && why.contains("oarlock list twice/"), "{why}");
+    assert!(!out.path().join("report").exists(), "a report without a verdict");
+}
+
 #[test]
 fn prove_ends_early_when_it_is_interrupted_and_judges_what_there_is() {
     let cluster = Cluster::start();
     let out = tempfile::tempdir().expect("a directory");
     let child = prove(&cluster, out.path(), &["--for", "30m", "--prefix", "early/"]);
     eventually("a few seconds of work", || progress(out.path()).contains("  3 s  ").then_some(()));
-    let told = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(told.expect("kill runs").success());
+    interrupt(&child);
     let summary = end(child, out.path(), 0).expect("a summary");
     assert_eq!(summary["verdict"], "ok", "{summary}");
     assert!(summary["seconds"].as_f64() < Some(Duration::from_mins(3).as_secs_f64()), "{summary}");

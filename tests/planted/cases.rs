@@ -20,6 +20,8 @@ pub(crate) enum Layer {
     Client(&'static str, &'static str),
     /// Real processes: the test, and what it says.
     Nodes(&'static str, &'static str),
+    /// Rounds of faults against real processes: these faults, and what the run says.
+    Rounds(&'static str, &'static str),
 }
 
 impl Layer {
@@ -32,6 +34,7 @@ impl Layer {
             Self::Part(..) => "parts",
             Self::Client(..) => "client",
             Self::Nodes(..) => "real nodes",
+            Self::Rounds(..) => "rounds of faults",
         }
     }
 }
@@ -52,6 +55,7 @@ const fn case(bug: Bug, promise: &'static str, row: &'static str, layer: Layer) 
 
 const CUT: &str = "a_cut_at_any_call_keeps_what_was_acknowledged_singly";
 const CUT_OF_SNAPSHOTS: &str = "a_cut_at_any_call_leaves_the_newest_snapshot_and_the_one_before_it";
+const VIEW: &str = "the_view_is_whole_at_every_batch_boundary";
 const FLIP: &str = "a_flipped_bit_is_recovered_from_exactly_or_refused";
 
 /// Of the short form: spread over promises and layers, and noticed soon.
@@ -63,7 +67,7 @@ pub(crate) const SHORT: [Bug; 10] = [
     Bug::PurgesAreNotOrdered,
     Bug::ReadAsksNobody,
     Bug::RepeatIsNew,
-    Bug::AnyLimitIsTaken,
+    Bug::FollowerForgetsThePast,
     Bug::EndingSessionIsGranted,
     Bug::DiscardedIsNotDone,
 ];
@@ -77,7 +81,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Bug::SeveralAreTakenOneByOne, "P1", "F17", Layer::Seeds(&["core", "exclusion"])),
     case(Bug::AnyLimitIsTaken, "P1", "F16", Layer::Script("f16_another_limit_is_refused_while_permits_are_held_or_waited_for")),
     case(Bug::FollowerGrants, "P1", "F2", Layer::Seeds(&["tokens", "durable", "once"])),
-    case(Bug::TokenIsGivenBack, "P2", "F14", Layer::Seeds(&["tokens"])),
+    case(Bug::TokenIsGivenBack, "P2", "F14", Layer::Seeds(&["tokens", "reads"])),
     case(Bug::ImageRestartsTokens, "P2", "", Layer::Seeds(&["replicas", "tokens"])),
     case(Bug::RestoreRepeatsTokens, "P2", "F23", Layer::Nodes("a_restored_cluster_has_every_lock_and_repeats_no_token_however_often_it_is_restored", "left: ")),
     case(Bug::RestoreForgetsWhatWasSeen, "P2", "F23", Layer::Nodes("a_restored_cluster_has_every_lock_and_repeats_no_token_however_often_it_is_restored", "left: ")),
@@ -94,6 +98,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Bug::DeadHolderWakesNobody, "P4", "F3", Layer::Seeds(&["core", "progress", "late"])),
     case(Bug::DueEndsLate, "P4", "", Layer::Seeds(&["progress", "late"])),
     case(Bug::TimersEndWithLeadership, "P4", "", Layer::Seeds(&["progress", "late"])),
+    case(Bug::ExpiryPanics, "P4", "", Layer::Seeds(&["panicked"])),
     case(Bug::IdleLocksAreKept, "P4", "F14", Layer::Seeds(&["core"])),
     case(Bug::AcknowledgedBeforeSync, "P5", "", Layer::Seeds(&["start", "replicas", "durable"])),
     case(Bug::VoteBeforeSync, "P5", "", Layer::Cuts(CUT, "OARLOCK_CRASH_POINT")),
@@ -105,6 +110,9 @@ pub(crate) const CASES: &[Case] = &[
     case(Bug::EmptiedNodeVotes, "P5", "", Layer::Nodes("a_node_with_an_emptied_directory_does_not_vote_and_says_how_to_rejoin", "node 2 still runs")),
     case(Bug::UnknownLevelIsSkipped, "P5", "", Layer::Part("an_entry_of_an_unknown_level_ends_the_process", "assertion failed: applied.is_err()")),
     case(Bug::OrderByAddress, "P5", "", Layer::Seeds(&["replicas"])),
+    case(Bug::RowIsNotWritten, "P5", "", Layer::Part(VIEW, "the rows are no state")),
+    case(Bug::PositionWithoutRows, "P5", "", Layer::Part(VIEW, "left: [(Meta, ")),
+    case(Bug::FollowerForgetsThePast, "P5", "F19", Layer::Rounds("transfer,restart", "the nodes do not come to agree")),
     case(Bug::AppendsOvertake, "P5", "", Layer::Part("pipelined_appends_keep_their_order", "in order")),
     case(Bug::ReadAsksNobody, "P6", "", Layer::Seeds(&["reads"])),
     case(Bug::ReadTrustsAnOldQuorum, "P6", "", Layer::Seeds(&["reads"])),
@@ -128,5 +136,6 @@ pub(crate) const CASES: &[Case] = &[
     case(Bug::StreamsAreAllWoken, "P9", "F15", Layer::Part("f15_of_5000_waiting_streams_a_hand_over_wakes_one_and_a_round_a_second_the_rest", "wakes for one round")),
     case(Bug::UnreachableIsSuccess, "P9", "F20", Layer::Nodes("f20_f21_an_unreachable_cluster_is_an_error_within_the_deadline", "left: Some(0)")),
     case(Bug::LookingReleases, "P9", "F7", Layer::Nodes("f7_a_lock_is_not_released_by_a_get_or_by_a_stranger", "right: \"me\"")),
+    case(Bug::LivingIsGone, "P9", "", Layer::Seeds(&["expiry"])),
     case(Bug::LostConnectionIsKept, "P9", "F13", Layer::Client("f13_a_release_that_loses_its_connection_does_not_poison_the_client", "channel closed")),
 ];

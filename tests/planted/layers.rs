@@ -30,6 +30,10 @@ const LIBRARIES: [&str; 2] = ["oarlock", "oarlock_client"];
 /// Who looks at every bug in the long form.
 pub(crate) const EVERYWHERE: [Layer; 2] = [Layer::Script(""), Layer::Model];
 
+/// Rounds of faults: the program, and how it is called besides the faults that are named.
+const ROUNDS: &str = "oarlock-jepsen";
+const ROUNDS_ARGUMENTS: [&str; 6] = ["run", "--loopback", "--rounds", "2", "--seed", "1"];
+
 /// Seeds of the run without a bug.
 const SEEDS_CLEAN: u64 = 8;
 
@@ -39,25 +43,22 @@ pub(crate) struct Binaries(BTreeMap<String, (PathBuf, PathBuf)>);
 impl Binaries {
     /// Builds those that these layers run.
     pub(crate) fn build(layers: &[Layer]) -> Result<Self, String> {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let mut build = Command::new(cargo);
-        build.args(["test", "--workspace", "--locked", "--features", "oarlock/proof"]);
-        build.args(["--no-run", "--message-format", "json-render-diagnostics"]);
-        let targets: BTreeSet<&str> = layers.iter().map(|layer| layer.tests().0).collect();
+        let mut targets: BTreeSet<&str> = layers.iter().map(|layer| layer.tests().0).collect();
+        let mut all = BTreeMap::new();
+        if targets.remove(ROUNDS) {
+            all.append(&mut built("build", &["--bin", "oarlock", "--bin", ROUNDS])?);
+        }
+        let mut wanted = vec!["--no-run"];
         if targets.iter().any(|target| LIBRARIES.contains(target)) {
-            build.arg("--lib");
+            wanted.push("--lib");
         }
         for test in targets.iter().filter(|target| !LIBRARIES.contains(target)) {
-            build.args(["--test", test]);
+            wanted.extend(["--test", test]);
         }
-        let output = build.stderr(std::process::Stdio::inherit()).output();
-        let output = output.map_err(|error| format!("run cargo: {error}"))?;
-        if !output.status.success() {
-            return Err("the tests do not build with planted bugs".to_owned());
+        if !targets.is_empty() {
+            all.append(&mut built("test", &wanted)?);
         }
-        let lines = String::from_utf8_lossy(&output.stdout);
-        let messages = lines.lines().filter_map(|line| serde_json::from_str(line).ok());
-        Ok(Self(messages.filter_map(|message: serde_json::Value| executable(&message)).collect()))
+        Ok(Self(all))
     }
 
     /// Runs tests of a target in a process with this bug, or with none; answers whether they passed,
@@ -69,7 +70,10 @@ impl Binaries {
         // In a group of its own, so that whatever it starts ends with it.
         let mut process = Command::new("timeout");
         process.args(["--kill-after=5", PATIENCE]).arg(executable).args(filter);
-        process.args(["--nocapture", "--test-threads=2"]).current_dir(folder);
+        if target != ROUNDS {
+            process.args(["--nocapture", "--test-threads=2"]);
+        }
+        process.current_dir(folder);
         process.env_remove(VARIABLE).env_remove("OARLOCK_SEED").env_remove("OARLOCK_SEEDS");
         process.envs(bug.map(|bug| (VARIABLE, format!("{bug:?}"))));
         process.envs(seeds.map(|seeds| ("OARLOCK_SEEDS", seeds)));
@@ -86,12 +90,29 @@ impl Binaries {
     }
 }
 
+/// What cargo makes of these targets, built with the planted bugs.
+fn built(command: &str, targets: &[&str]) -> Result<BTreeMap<String, (PathBuf, PathBuf)>, String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut build = Command::new(cargo);
+    build.args([command, "--workspace", "--locked", "--features", "oarlock/proof"]).args(targets);
+    build.args(["--message-format", "json-render-diagnostics"]);
+    let output = build.stderr(std::process::Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("run cargo: {error}"))?;
+    if !output.status.success() {
+        return Err("the tests do not build with planted bugs".to_owned());
+    }
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let messages = lines.lines().filter_map(|line| serde_json::from_str(line).ok());
+    Ok(messages.filter_map(|message: serde_json::Value| executable(&message)).collect())
+}
+
+/// A test, or the program of the rounds: the other program is for the nodes of both.
 fn executable(message: &serde_json::Value) -> Option<(String, (PathBuf, PathBuf))> {
     let built = PathBuf::from(message["executable"].as_str()?);
     let folder = Path::new(message["manifest_path"].as_str()?).parent()?.to_owned();
     let is_test = message["profile"]["test"].as_bool()?;
     let name = message["target"]["name"].as_str()?.to_owned();
-    is_test.then_some((name, (folder, built)))
+    (is_test || name == ROUNDS).then_some((name, (folder, built)))
 }
 
 /// What a process said.
@@ -119,6 +140,9 @@ impl Layer {
             Self::Cuts(test, _) | Self::Part(test, _) => ("oarlock", vec![test]),
             Self::Client(test, _) => ("oarlock_client", vec![test]),
             Self::Nodes(test, _) => ("it", vec![test]),
+            Self::Rounds(faults, _) => {
+                (ROUNDS, [&ROUNDS_ARGUMENTS[..], &["--faults", faults]].concat())
+            }
         }
     }
 
@@ -146,7 +170,8 @@ impl Layer {
             Self::Cuts(_, said)
             | Self::Part(_, said)
             | Self::Client(_, said)
-            | Self::Nodes(_, said) => &[said],
+            | Self::Nodes(_, said)
+            | Self::Rounds(_, said) => &[said],
         };
         let tries = if let Self::Part(..) = self { PART_TRIES } else { 1 };
         for attempt in 1..=tries {
@@ -154,7 +179,8 @@ impl Layer {
             if told.passed {
                 continue;
             }
-            let failed = told.text.contains("test result: FAILED");
+            let verdict = if target == ROUNDS { "repeat with: " } else { "test result: FAILED" };
+            let failed = told.text.contains(verdict);
             if !failed || !expected.iter().all(|said| told.text.contains(said)) {
                 return Fate::Survived(format!("it died otherwise: {}", end_of(&told.text)));
             }
@@ -166,6 +192,7 @@ impl Layer {
                 | Self::Part(..)
                 | Self::Client(..)
                 | Self::Nodes(..) => format!("`{}`", test.join(" ")),
+                Self::Rounds(_, said) => format!("\"{said}\""),
             };
             let times = if attempt > 1 { format!(", run {attempt} times") } else { String::new() };
             return Fate::Killed(by + &times);

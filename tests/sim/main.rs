@@ -32,6 +32,7 @@ mod faults;
 mod invariants;
 mod net;
 mod node;
+mod panics;
 mod random;
 mod run;
 mod seeds;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use oarlock::raft::presence;
 use oarlock::raft::replicator::{Parts, RaftReplicator};
 use oarlock::raft::settings::{self, Timing};
 use oarlock::raft::store::by_hand::{self, HandKeeper};
@@ -29,7 +30,7 @@ use oarlock_core::command::Command;
 use oarlock_core::ids::LeaseId;
 use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogReader;
-use tokio::runtime::{Builder, Handle, RngSeed, Runtime, UnhandledPanic};
+use tokio::runtime::{Builder, Handle, RngSeed, Runtime};
 
 use crate::disk::SimDisk;
 use crate::evidence::{Evidence, HEALING};
@@ -98,13 +99,11 @@ pub(crate) struct Process {
     pub(crate) fatal: Arc<Mutex<Option<String>>>,
 }
 
-/// A paused runtime of one thread, all of whose chance comes from the seed. A task that panics ends
-/// it, and whoever moves it next panics too: else the task would be missing in silence.
+/// A paused runtime of one thread, all of whose chance comes from the seed.
 pub(crate) fn runtime(random: &mut Random) -> Runtime {
     let seed = RngSeed::from_bytes(&random.next().to_le_bytes());
     let mut builder = Builder::new_current_thread();
     builder.enable_time().start_paused(true).rng_seed(seed);
-    builder.unhandled_panic(UnhandledPanic::ShutdownRuntime);
     builder.build().expect("a runtime")
 }
 
@@ -181,10 +180,10 @@ impl Process {
         self.runtime.block_on(async { tokio::time::advance(Duration::from_millis(ms)).await });
     }
 
-    /// Asks Raft to give leadership to another.
+    /// Offers leadership to another, also to one that is lost just then.
     pub(crate) fn hand_over(&self, to: u64) {
-        let raft = self.replicator.raft().clone();
-        self.runtime.spawn(async move { raft.trigger().transfer_leader(to).await.is_ok() });
+        let replicator = Arc::clone(&self.replicator);
+        self.runtime.spawn(async move { replicator.offer(to).await.is_ok() });
     }
 
     pub(crate) fn handle(&self) -> Handle {
@@ -201,9 +200,14 @@ impl Process {
         self.replicator.lease_now().0
     }
 
+    /// Why a peer refused it for good, if one did.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.local.refusal()
+    }
+
     /// Whether a peer told it that it is no member any more.
     pub(crate) fn was_removed(&self) -> bool {
-        self.local.refusal().is_some_and(|why| why.contains("was removed"))
+        self.refusal().is_some_and(|why| why.contains("was removed"))
     }
 
     /// The voters as it knows them, and while they change the old ones, too.
@@ -263,11 +267,13 @@ impl Plan<'_> {
         let addresses = members.iter().map(|(id, it)| (*id, it.peer_address.clone())).collect();
         let local = Local::new(id, addresses, Some(identity(id, common)));
         let peers = Peers::with_connector(Arc::clone(&local), common.net.connector(id));
+        let seed = random.next();
+        presence::show(&log, Some(machine.snapshots()), &local, seed);
         let handlers = Arc::new(Handlers::default());
         let inbound = (Arc::clone(&local), Arc::clone(&handlers));
         tokio::spawn(inbound::listen(common.net.listen(id), inbound.0, inbound.1));
         let network = NetworkFactory(Arc::clone(&peers));
-        let (seed, every) = (random.next(), common.snapshot_log_entries);
+        let every = common.snapshot_log_entries;
         let raft = settings::build((id, seed), TIMING, every, network, (log, state)).await;
         let raft = raft.map_err(io::Error::other)?;
         let (low, evidence) = (self.low, common.evidence.clone());

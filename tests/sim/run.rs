@@ -2,8 +2,8 @@
 //! the seed.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oarlock_core::planted;
@@ -14,6 +14,7 @@ use crate::evidence::{Evidence, Tally};
 use crate::faults;
 use crate::net::Net;
 use crate::node::{Common, runtime};
+use crate::panics;
 use crate::random::Random;
 use crate::trace::{Now, Trace, lock};
 use crate::witness::{Counts, Witness};
@@ -113,9 +114,16 @@ impl Crowd {
     }
 }
 
+fn complain_of_panics(witness: &Mutex<Witness>) {
+    if let Some(why) = panics::first() {
+        lock(witness).complain(format!("panicked: {why}"));
+    }
+}
+
 /// Runs one seed to its end, or to the first complaint.
 pub(crate) fn run(seed: u64, length: Length) -> Report {
     planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
+    panics::watch();
     let mut random = Random::new(seed);
     let now = Now::default();
     let trace = Trace::new(now.clone(), length.keeps_lines);
@@ -160,10 +168,12 @@ pub(crate) fn run(seed: u64, length: Length) -> Report {
         }
         cluster.tick();
         crowd.tick();
+        complain_of_panics(&witness);
     }
     cluster.heal();
     crowd.stop.store(true, Ordering::Relaxed);
     come_to_rest(&mut cluster, &mut crowd, &outside, locks, &mut random);
+    complain_of_panics(&witness);
 
     let complaint = lock(&witness).complaint();
     let counts = lock(&witness).counts;
@@ -198,6 +208,7 @@ fn come_to_rest(
     while lock(&outside.witness).complaint().is_none() {
         cluster.tick();
         crowd.tick();
+        complain_of_panics(&outside.witness);
         let rests = crowd.is_done() && cluster.agrees();
         if rests && !probed {
             probed = true;

@@ -80,8 +80,7 @@ impl Refusal {
 
     pub(super) fn member_behind(detail: &str) -> Self {
         let title = "The member has not caught up";
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self::new(status, "member-behind", title, detail.to_owned()).retrying()
+        Self::new(StatusCode::CONFLICT, "member-behind", title, detail.to_owned()).retrying()
     }
 
     pub(super) fn members_busy(detail: &str) -> Self {

@@ -21,7 +21,7 @@ pub(super) const PROBLEMS: &[(&str, u16)] = &[
     ("last-admin", 409),
     ("leases-full", 429),
     ("lock-held", 409),
-    ("member-behind", 503),
+    ("member-behind", 409),
     ("member-id-used", 409),
     ("member-unknown", 404),
     ("members-busy", 409),

@@ -10,7 +10,9 @@ use openraft::{EntryPayload, Membership};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::raft::birth::random_u128;
 use crate::raft::clock;
+use crate::raft::presence;
 use crate::raft::settings::{self, Timing};
 use crate::raft::store::files::memory::MemoryFiles;
 use crate::raft::store::log::{LogOptions, LogStore};
@@ -19,7 +21,10 @@ use crate::raft::transport::NetworkFactory;
 use crate::raft::transport::peers::Local;
 use crate::raft::transport::stream::{Connector, Stream};
 use crate::raft::types::{LogEntry, LogId, Member, TypeConfig, Vote};
+use crate::service::observer::Silent;
 use crate::service::replicator::Query;
+use crate::service::{Options, Service};
+use crate::shutdown::Stop;
 
 type LeaderId = <TypeConfig as openraft::RaftTypeConfig>::LeaderId;
 
@@ -78,9 +83,11 @@ impl Node {
         )
         .expect("a log");
         let options = start::Options::new(disk.dir.path().to_owned(), CLUSTER);
-        let facts = LogFacts { has: &|id| log.has(id), last_purged: log.bounds().1 };
+        let last_purged = log.bounds().1;
+        let snapshots = start::open_snapshots(&options, last_purged).expect("snapshots");
+        let facts = LogFacts { has: &|id| log.has(id), last_purged };
         let fatal = Arc::new(|why: &str| panic!("{why}"));
-        let (state, machine) = start::open(&options, &facts, fatal).expect("a state");
+        let (state, machine) = start::open(&options, snapshots, &facts, fatal).expect("a state");
         let asked = Arc::new(Nobody::default());
         let local = Local::new(1, vec![(1, "p1:1".to_owned())], None);
         let peers = Peers::with_connector(local, Arc::clone(&asked) as Arc<dyn Connector>);
@@ -229,6 +236,72 @@ async fn a_node_whose_raft_stopped_serves_no_more_and_says_so() {
     assert_eq!((now.leader_id, now.serving_here), (None, false));
     let refused = node.replicator.propose(Command::Advance).await;
     assert_eq!(refused, Err(ProposeError::NotLeader(None)));
+    node.machine.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_has_every_write_that_was_acknowledged_before_it() {
+    let disk = Disk::new();
+    let node = Node::alone(&disk).await;
+    let ids = Box::new(random_u128);
+    let replicator = Arc::clone(&node.replicator);
+    let service = Service::new(replicator, Arc::new(Silent), ids, Options::default());
+    let mut before = 0;
+    for _ in 0..3 {
+        // An older snapshot is there from the second time on.
+        assert_eq!(node.replicator.propose(Command::Advance).await, Ok(Outcome::Done));
+        let acknowledged = node.replicator.status().applied_index;
+        assert!(acknowledged > before);
+        let backup = tokio::time::timeout(
+            PATIENCE,
+            service.backup(&crate::service::gate::Caller::default()),
+        )
+        .await
+        .expect("in time");
+        before = backup.expect("a copy").applied_index;
+        assert!(before >= acknowledged, "{before} of {acknowledged}");
+    }
+    drop(service);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_without_a_target_is_given_to_nobody_who_is_not_heard_from() {
+    let disk = Disk::new();
+    let node = Node::alone(&disk).await;
+    let learner = openraft::ChangeMembers::AddNodes([(2, member("p2:1"))].into());
+    node.raft.change_membership(learner, false).await.expect("it is a learner");
+    let raft = node.raft.clone();
+    // It is never committed, because the second voter never answers, and counts all the same.
+    let voter = openraft::ChangeMembers::AddVoterIds([2].into());
+    let waits = tokio::spawn(async move { raft.change_membership(voter, false).await.is_ok() });
+    let is_voter = async {
+        while !node.replicator.status().members.iter().any(|it| it.id == 2 && it.voter) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_voter).await.expect("it votes");
+    for to in [None, Some(2)] {
+        assert_eq!(node.replicator.transfer_leader(to).await, Ok(Transfer::NotHeard), "{to:?}");
+    }
+    assert_eq!(node.replicator.transfer_leader(Some(3)).await, Ok(Transfer::NoSuchVoter));
+    waits.abort();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raft_of_a_node_that_is_refused_ends_before_the_rest_of_it() {
+    let disk = Disk::new();
+    let mut node = Node::alone(&disk).await;
+    let (local, stop) = (Local::new(1, Vec::new(), None), Stop::new());
+    let raft = node.raft.clone();
+    let refused = presence::stop_if_refused(Arc::clone(&local), raft, stop.clone());
+    let refused = tokio::spawn(refused);
+    local.is_refused("its disk went back to an earlier state: …");
+    tokio::time::timeout(PATIENCE, refused).await.expect("in time").expect("no panic");
+    assert!(stop.is_triggered(), "the rest of the node stops, too");
+    let ended = tokio::time::timeout(PATIENCE, &mut node.running).await;
+    ended.expect("nothing votes or acknowledges any more").expect("no panic");
     node.machine.close();
 }
 

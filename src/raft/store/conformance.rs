@@ -22,10 +22,12 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         let options = LogOptions { segment_bytes: 1 << 16, ..LogOptions::default() };
         let fatal = Arc::new(|why: &str| panic!("{why}"));
         let log = LogStore::open(files, options, Box::new(|_, _| {}), fatal).expect("log");
-        let facts = LogFacts { has: &|id| log.has(id), last_purged: log.bounds().1 };
         let options = Options::new(dir.path().to_owned(), 1);
-        let opened = start::open(&options, &facts, Arc::new(|why| panic!("{why}")));
-        let (machine, _handle) = opened.expect("state");
+        let last_purged = log.bounds().1;
+        let snapshots = start::open_snapshots(&options, last_purged).expect("snapshots");
+        let facts = LogFacts { has: &|id| log.has(id), last_purged };
+        let fatal = Arc::new(|why: &str| panic!("{why}"));
+        let (machine, _handle) = start::open(&options, snapshots, &facts, fatal).expect("state");
         Ok((dir, log, machine))
     }
 }

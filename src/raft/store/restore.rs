@@ -192,17 +192,22 @@ pub fn refuse_unless_lowest(
     }
 }
 
-/// At every start: refuses a seed where it cannot grow, forgets one whose cluster runs already.
+/// At every start: refuses a seed where it cannot grow, forgets one whose cluster runs already. Says
+/// whether one is yet to be sown.
 pub fn check(
     dir: &Path,
     joined: bool,
     node_id: NodeId,
     first_members: &BTreeMap<NodeId, Member>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     if joined {
-        return clear(dir);
+        return clear(dir).map(|()| false);
     }
-    if has_seed(dir)? { refuse_unless_lowest(node_id, first_members) } else { Ok(()) }
+    let waits = has_seed(dir)?;
+    if waits {
+        refuse_unless_lowest(node_id, first_members)?;
+    }
+    Ok(waits)
 }
 
 /// Makes the planted state that of the cluster which was just born, before Raft starts. False where
@@ -301,6 +306,9 @@ mod tests {
         std::fs::remove_dir_all(dir.join("log")).expect("the log is lost");
         for cut in ["after the snapshot", "after the log"] {
             let log = log(dir);
+            let members = BTreeMap::from([(1, Member::default()), (2, Member::default())]);
+            let waits = check(dir, false, 1, &members).expect("it is the lowest");
+            assert!(waits, "{cut}: the identity does not say that it joined");
             assert!(sow(dir, &identity(), &log).await.expect(cut), "{cut}");
             let file = current(dir);
             let at = file.meta().last_log_id;
@@ -312,7 +320,8 @@ mod tests {
             assert_eq!(machine.now(), LeaseTime(9), "{cut}: the lease clock goes on");
             assert_eq!(position.membership.voter_ids().collect::<Vec<_>>(), [1, 2], "{cut}");
         }
-        clear(dir).expect("it is forgotten");
+        let waits = check(dir, true, 1, &BTreeMap::new()).expect("its cluster runs");
+        assert!(!waits, "once the identity is written");
         assert!(!has_seed(dir).expect("it can be looked at"));
     }
 

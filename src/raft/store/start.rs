@@ -55,14 +55,19 @@ pub struct LogFacts<'a> {
     pub last_purged: Option<LogId>,
 }
 
+/// Opens and verifies the snapshots of a node; blocks.
+pub fn open_snapshots(options: &Options, last_purged: Option<LogId>) -> io::Result<Arc<Snapshots>> {
+    let dir = options.dir.join("snapshots");
+    Snapshots::open(&dir, options.cluster_id, last_purged).map(Arc::new)
+}
+
 /// Opens the state; blocks, for as long as reading all of it takes.
 pub fn open(
     options: &Options,
+    snapshots: Arc<Snapshots>,
     log: &LogFacts<'_>,
     fatal: Fatal,
 ) -> io::Result<(StateMachine, MachineHandle)> {
-    let snapshots =
-        Snapshots::open(&options.dir.join("snapshots"), options.cluster_id, log.last_purged)?;
     let home = Home::open(&options.dir.join("state"))?;
     let view_options =
         ViewOptions { cluster_id: options.cluster_id, cache_bytes: options.cache_bytes };
@@ -85,7 +90,7 @@ pub fn open(
     if rebuilt {
         tracing::warn!(from = ?position.last_applied, "the view was lost or refused; rebuilt");
     }
-    let shared = Shared::new((machine, position), Arc::new(snapshots), fatal, rebuilt);
+    let shared = Shared::new((machine, position), snapshots, fatal, rebuilt);
     let writer = Writer {
         shared: shared.clone(),
         view: Some(view),

@@ -92,7 +92,9 @@ fn try_open(dir: &Path, first: u64, last: u64) -> io::Result<Node> {
     };
     let has = |asked: LogId| Ok((first..=last).contains(&asked.index) && asked == id(asked.index));
     let last_purged = (first > 1).then(|| id(first - 1));
-    let (machine, handle) = start::open(&options, &LogFacts { has: &has, last_purged }, fatal)?;
+    let snapshots = start::open_snapshots(&options, last_purged)?;
+    let facts = LogFacts { has: &has, last_purged };
+    let (machine, handle) = start::open(&options, snapshots, &facts, fatal)?;
     Ok(Node { machine, handle, failures })
 }
 
@@ -181,6 +183,7 @@ async fn entries_without_commands_move_the_position_and_the_membership() {
 
 #[test]
 fn the_view_is_whole_at_every_batch_boundary() {
+    planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
     let dir = directory();
     let path = dir.path().join("view");
     let options = ViewOptions { cluster_id: CLUSTER, cache_bytes: 1 << 20 };
@@ -275,7 +278,9 @@ async fn a_view_ahead_of_the_log_or_of_another_cluster_is_not_trusted() {
     node.close();
     let options = Options::new(dir.path().to_owned(), CLUSTER + 1);
     let facts = LogFacts { has: &|_| Ok(true), last_purged: None };
-    let (_machine, handle) = start::open(&options, &facts, Arc::new(|_| {})).expect("open");
+    let snapshots = start::open_snapshots(&options, None).expect("snapshots");
+    let (_machine, handle) =
+        start::open(&options, snapshots, &facts, Arc::new(|_| {})).expect("open");
     assert!(handle.was_rebuilt());
     assert!(handle.snapshots().current().is_none(), "the snapshot is another cluster's too");
     assert_eq!(handle.with(image), image(&Machine::new()));

@@ -159,9 +159,17 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use openraft::vote::RaftLeaderId;
 
     use super::*;
+    use crate::raft::presence;
+    use crate::raft::store::files;
+    use crate::raft::store::log::{LogOptions, LogStore};
+    use crate::raft::store::snapshots::Snapshots;
+    use crate::raft::transport::peers::Local;
+    use crate::raft::types::SnapshotMeta;
 
     fn mark(process: u64, term: u64, index: u64) -> Mark {
         let leader = openraft::impls::leader_id_adv::LeaderId::new(term, 1);
@@ -208,6 +216,29 @@ mod tests {
         acknowledges(&marks, mark(7, 6, 14));
         assert_eq!(marks.check(2, Some(mark(1, 5, 10))), Ok(()), "of the process that ended");
         assert_eq!(marks.check(2, Some(mark(7, 6, 12))), Ok(()), "and nothing changed by it");
+    }
+
+    /// It installed a snapshot, and the power failed before its log was purged up to there.
+    #[test]
+    fn a_snapshot_that_is_ahead_of_the_log_is_no_disk_that_went_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = files::on_disk(&dir.path().join("log")).expect("a directory");
+        let fatal = Arc::new(|why: &str| panic!("{why}"));
+        let log = LogStore::open(files, LogOptions::default(), Box::new(|_, _| {}), fatal);
+        let log = log.expect("a log");
+        let snapshots = Snapshots::open(&dir.path().join("snapshots"), 7, None);
+        let snapshots = Arc::new(snapshots.expect("a directory"));
+        let installed = mark(0, 3, 40).last;
+        let meta = SnapshotMeta { last_log_id: installed, ..SnapshotMeta::default() };
+        let file = snapshots.begin(meta, 0).and_then(|file| file.finish(0)).expect("a snapshot");
+        snapshots.put(&file).expect("a name");
+
+        let at_the_leader = Marks::default();
+        assert_eq!(at_the_leader.check(2, Some(Mark { process: 1, ..Mark::default() })), Ok(()));
+        at_the_leader.acknowledged(2, Acknowledged { vote: None, last: installed });
+        let local = Local::new(2, Vec::new(), None);
+        presence::show(&log, Some(snapshots), &local, 2);
+        assert_eq!(at_the_leader.check(2, local.welcome().mark), Ok(()));
     }
 
     #[test]

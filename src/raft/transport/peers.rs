@@ -73,6 +73,12 @@ impl Local {
         self.marks.refusal()
     }
 
+    /// As if a peer had said so.
+    #[cfg(test)]
+    pub(crate) fn is_refused(&self, why: &str) {
+        self.marks.was_refused(why);
+    }
+
     /// Waits for such a refusal.
     pub async fn refused(&self) -> String {
         self.marks.refused().await

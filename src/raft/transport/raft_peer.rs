@@ -14,7 +14,7 @@ use openraft::type_config::alias::SnapshotOf;
 
 use crate::raft::store::snapshot::{Incoming, SnapshotFile};
 use crate::raft::store::snapshots::Snapshots;
-use crate::raft::types::{Member, RaftHandle, SnapshotMeta, TypeConfig, Vote};
+use crate::raft::types::{LogId, Member, RaftHandle, SnapshotMeta, TypeConfig, Vote};
 use crate::service::replicator::{BoxFuture, NodeId};
 
 /// Raft on this node, as its peers reach it. An error says that Raft stops.
@@ -91,10 +91,16 @@ impl RaftPeer for (RaftHandle, Arc<Snapshots>) {
         meta: SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> BoxFuture<io::Result<SnapshotResponse<TypeConfig>>> {
-        let raft = self.0.clone();
+        let (raft, snapshots) = (self.0.clone(), Arc::clone(&self.1));
         async move {
+            let upto = meta.last_log_id;
             let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot };
-            raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)
+            let installed = raft.install_full_snapshot(vote, snapshot).await;
+            let answer = installed.map_err(io::Error::other)?;
+            if answer.vote == vote {
+                until_durable(&raft, &snapshots, upto).await?;
+            }
+            Ok(answer)
         }
         .boxed()
     }
@@ -105,6 +111,25 @@ impl RaftPeer for (RaftHandle, Arc<Snapshots>) {
         let mut nodes = metrics.membership_config.nodes();
         nodes.find(|(known, _)| **known == id).map(|(_, member)| member.clone())
     }
+}
+
+/// Waits until this node would still have everything up to an entry after a loss of power. openraft
+/// installs no snapshot of what it knows to be committed, and answers at once, while the log up to
+/// there may still be on its way to the disk; its leader takes the answer for durable, and is lost
+/// for words when this node comes back with less.
+async fn until_durable(
+    raft: &RaftHandle,
+    snapshots: &Snapshots,
+    upto: Option<LogId>,
+) -> io::Result<()> {
+    let held = snapshots.current().and_then(|file| file.meta().last_log_id);
+    if held >= upto {
+        return Ok(());
+    }
+    let mut synced = raft.watch_log_progress();
+    let there =
+        synced.wait_until(|point| point.as_ref().and_then(|point| point.last_log_id) >= upto);
+    there.await.map(drop).map_err(|_| io::Error::other("Raft stops"))
 }
 
 /// Holds Raft once this node runs it.

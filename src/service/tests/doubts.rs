@@ -1,5 +1,7 @@
 //! What is said about claims that stand in the log while their calls come and go.
 
+use oarlock_core::query::LeaseView;
+
 use super::*;
 
 type Upon = Box<dyn Fn(&Command) + Send + Sync>;
@@ -16,6 +18,8 @@ struct Scripted {
 enum Upset {
     Answers(ProposeError),
     Hangs,
+    /// Applied, and answered after this time.
+    Late(Duration),
 }
 
 impl Scripted {
@@ -24,6 +28,14 @@ impl Scripted {
     }
 
     fn with(script: Vec<Option<Upset>>, options: Options) -> (Arc<Self>, Arc<Service<Self>>) {
+        let (replicator, service) = Self::timeless(script, options);
+        let expiring = Arc::clone(&service);
+        tokio::spawn(async move { expiring.expire().await });
+        (replicator, service)
+    }
+
+    /// Nothing ends by itself.
+    fn timeless(script: Vec<Option<Upset>>, options: Options) -> (Arc<Self>, Arc<Service<Self>>) {
         let replicator = Arc::new(Self {
             solo: Solo::new(),
             script: Mutex::new(script.into()),
@@ -35,8 +47,6 @@ impl Scripted {
         let as_upcalls: Arc<dyn Upcalls> = service.clone();
         let upcalls: Weak<dyn Upcalls> = Arc::downgrade(&as_upcalls);
         replicator.solo.attach(upcalls);
-        let expiring = Arc::clone(&service);
-        tokio::spawn(async move { expiring.expire().await });
         (replicator, service)
     }
 
@@ -56,6 +66,11 @@ impl Replicator for Scripted {
             None => self.solo.propose(command).await,
             Some(Upset::Answers(error)) => Err(error),
             Some(Upset::Hangs) => std::future::pending().await,
+            Some(Upset::Late(time)) => {
+                let outcome = self.solo.propose(command).await;
+                tokio::time::advance(time).await;
+                outcome
+            }
         }
     }
 
@@ -215,4 +230,17 @@ async fn a_repeat_by_the_node_itself_does_not_prolong_the_wait() {
     }
     assert_eq!(began.elapsed().as_secs(), 5);
     assert_eq!(pair.follower.sent().last().map(|(to, _)| *to), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_comes_too_late_is_over_in_the_log_before_anybody_is_told() {
+    let late = Upset::Late(Duration::from_mins(2));
+    let (replicator, service) = Scripted::timeless(vec![Some(late)], Options::default());
+    let reply = service.serve(acquire(101, 0, None)).await.expect("answered");
+    let ReplyBody::Outcome(Outcome::Rejected(Rejection::LeaseGone(ended))) = reply.body else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(ended.how, EndReason::Expired);
+    let known = replicator.solo.with_machine(|machine| machine.lease(ended.lease_id));
+    assert_eq!(known, LeaseView::Ended(ended));
 }

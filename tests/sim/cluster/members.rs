@@ -126,6 +126,7 @@ impl Cluster {
     }
 
     pub(super) fn move_members(&mut self, now: u64) {
+        self.complain_of_refusals();
         self.end_removed();
         if !self.roster.began {
             return;
@@ -214,6 +215,16 @@ impl Cluster {
             handle.spawn(
                 async move { Service::call(&service, call, REQUEST_DEADLINE).await.is_ok() },
             );
+        }
+    }
+
+    /// No disk goes back here, so no peer may say that one did.
+    fn complain_of_refusals(&self) {
+        let processes = self.nodes.values().filter_map(|node| node.process.as_ref());
+        for process in processes.filter(|process| !process.was_removed()) {
+            if let Some(why) = process.refusal() {
+                lock(&self.common.witness).complain(format!("marks: a node was refused: {why}"));
+            }
         }
     }
 
