@@ -35,7 +35,8 @@ struct Knows {
 impl Cluster {
     /// Whether all nodes come to know the same of these locks, while some are held and thereafter.
     pub(crate) async fn agrees_with_holders(&self, names: &[String]) -> Result<(), String> {
-        let options = Options { endpoints: self.endpoints(), deadline: DEADLINE };
+        let options =
+            Options { endpoints: self.endpoints(), deadline: DEADLINE, ..Options::default() };
         let client = Client::new(options);
         let mut leases = Vec::new();
         for (at, name) in names.iter().enumerate() {

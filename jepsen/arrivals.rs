@@ -50,7 +50,7 @@ pub(crate) fn client(endpoints: &[String], number: u64) -> Client {
     let mut endpoints = endpoints.to_vec();
     let shift = usize::try_from(number).unwrap_or(0) % endpoints.len();
     endpoints.rotate_left(shift);
-    Client::new(Options { endpoints, deadline: DEADLINE })
+    Client::new(Options { endpoints, deadline: DEADLINE, ..Options::default() })
 }
 
 /// How long those took that arrived between the two moments, the shortest first.

@@ -417,7 +417,7 @@ impl Cluster {
 
     pub(crate) fn client(&self, node: usize) -> Client {
         let endpoints = vec![self.at.apis[node].clone()];
-        Client::new(Options { endpoints, deadline: Duration::from_secs(2) })
+        Client::new(Options { endpoints, deadline: Duration::from_secs(2), ..Options::default() })
     }
 
     pub(crate) async fn wait_ready(&mut self) -> Result<(), String> {

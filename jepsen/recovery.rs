@@ -175,7 +175,7 @@ async fn first_grant(cluster: &Cluster, except: usize, kill: usize) -> Result<In
 /// Whether a free lock was granted by this node, or through it.
 async fn acquire(endpoint: &str, name: &str) -> bool {
     let endpoints = vec![endpoint.to_owned()];
-    let client = Client::new(Options { endpoints, deadline: TRY_DEADLINE });
+    let client = Client::new(Options { endpoints, deadline: TRY_DEADLINE, ..Options::default() });
     let request = AcquireRequest {
         owner: Some("recovery".to_owned()),
         ttl_ms: TtlMs::Ms(100),

@@ -5,12 +5,15 @@
 //!        │                 │
 //!      api/*             raft/                     the outside world, and replication with its disk
 //!        └──────┬──────────┘                       they do not know each other
-//!            service/                              use cases; owns the port to replication
+//!            service/                              use cases; owns the port to replication; the gate
+//!               │
+//!             auth/                                who may do what, decided from values
 //!               │
 //!         oarlock-core (src/lock)                  the rules of locks, pure
 //! ```
 
 pub mod api;
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod config;
@@ -19,3 +22,4 @@ pub mod observe;
 pub mod raft;
 pub mod service;
 pub mod shutdown;
+pub mod tls;

@@ -1,6 +1,8 @@
 //! The composition root: opens the store, starts Raft, service and surfaces, and stops them in
 //! reverse order. The only place that knows everybody.
 
+mod listeners;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -8,10 +10,9 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::api::http;
+use self::listeners::{Secure, bind, serve_http};
 use crate::config::{self, Config};
 use crate::observe::metrics::Metrics;
 use crate::raft::birth::random_u128;
@@ -29,12 +30,12 @@ use crate::raft::store::restore;
 pub use crate::raft::store::restore::{Given, Summary as Restored};
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::start::{self, LogFacts};
-use crate::raft::transport::inbound::{self, Handlers};
+use crate::raft::transport::inbound::Handlers;
 use crate::raft::transport::peers::Local;
 use crate::raft::transport::{NetworkFactory, Peers};
 use crate::raft::types::{Member, RaftHandle};
 use crate::service::replicator::{NodeId, Replicator, Upcalls};
-use crate::service::{NodeState, Options, Service};
+use crate::service::{Options, Service};
 use crate::shutdown::Stop;
 
 /// Handing leadership over before a stop takes no longer than this; then it is left to an election.
@@ -93,6 +94,7 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let _directory = DirectoryLock::take(&dir).map_err(because("open the data directory"))?;
     let api = bind(&config.api_address, "api_address").await?;
     let peer_listener = bind(&config.peer_address, "peer_address").await?;
+    let secure = Secure::read(&config)?;
     let metrics = Metrics::new();
     let store = Store::open(&config, &metrics)?;
 
@@ -100,11 +102,11 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let addresses = first_members.iter().map(|(id, m)| (*id, m.peer_address.clone())).collect();
     let known = store.identity.clone().filter(|identity| !identity.is_pending());
     let local = Local::new(config.node_id, addresses, known);
-    let peers = Peers::new(Arc::clone(&local));
+    let peers = Peers::with_connector(Arc::clone(&local), secure.connector());
     let handlers = Arc::new(Handlers::default());
     let mut tasks = JoinSet::new();
     presence::show(&store.log, store.snapshots.clone(), &local, random_seed());
-    tasks.spawn(inbound::listen(peer_listener, Arc::clone(&local), Arc::clone(&handlers)));
+    secure.listen_to_peers(&mut tasks, peer_listener, (&local, &handlers));
 
     let newcomer = Newcomer { first_members, token: join, address: advertised(&config), dir: &dir };
     let identity = tokio::select! {
@@ -128,16 +130,14 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let parts = (raft.clone(), machine.clone(), Arc::clone(&reserve));
     let replicator = replicator(&config, &identity, parts, &peers, &metrics);
     let (observer, ids) = (Arc::clone(&metrics), Box::new(random_u128));
-    let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
+    let options = Options { auth_required: config.auth_required, ..Options::default() };
+    let service = Service::new(Arc::clone(&replicator), observer, ids, options);
     wire(&handlers, &machine, &service, &replicator, (raft.clone(), Arc::clone(&snapshots)));
     settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
     tasks.spawn(presence::stop_if_refused(Arc::clone(&local), raft.clone(), stop.clone()));
-    tasks.spawn({
-        let service = Arc::clone(&service);
-        async move { service.expire().await }
-    });
+    keep_up(&mut tasks, &service);
     tasks.spawn(watch_disk(reserve, Arc::clone(&replicator)));
     tasks.spawn(watch_sizes(
         log,
@@ -147,13 +147,20 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     ));
     tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, Arc::clone(&local)));
     tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
-    serve_http(api, &config, &service, &metrics, &replicator, &stop).await;
+    serve_http((api, secure.api), &config, &service, &metrics, &replicator, &stop).await;
 
     shut_down(&replicator, &mut tasks).await;
     let closed = tokio::task::spawn_blocking(move || machine.close()).await;
     closed.map_err(|error| NodeError(format!("close the state: {error}")))?;
     serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))??;
     presence::refused(&local).map_err(NodeError)
+}
+
+/// What the service does without being asked.
+fn keep_up(tasks: &mut JoinSet<()>, service: &Arc<Service<RaftReplicator>>) {
+    let (expires, gate) = (Arc::clone(service), Arc::clone(service));
+    tasks.spawn(async move { expires.expire().await });
+    tasks.spawn(async move { gate.keep_gate().await });
 }
 
 /// Where others reach a node that joins.
@@ -220,15 +227,6 @@ fn replicator(
         disk_is_low: Box::new(move || reserve.state() == DiskState::Low),
         wall_ms: clock::wall_ms,
         observe_commit: Box::new(move |took, commands| metrics.commit(took, commands)),
-    })
-}
-
-async fn bind(address: &str, setting: &str) -> Result<TcpListener, NodeError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| {
-        NodeError(format!(
-            "listen on {address} ({setting}): {error}; stop whatever uses it or choose another address"
-        ))
     })
 }
 
@@ -363,13 +361,14 @@ fn wire(
 ) {
     // Weak, because the service stands on the machine: they would keep each other for ever.
     let upcalls = Arc::downgrade(service);
-    machine.on_events(Box::new(move |events, _| {
+    machine.on_events(Box::new(move |events, outcomes| {
         if let Some(upcalls) = upcalls.upgrade() {
-            upcalls.applied(events);
+            upcalls.applied(events, outcomes);
         }
     }));
     let upcalls = Arc::clone(service);
-    let _only_once = handlers.call.set(Box::new(move |call| Upcalls::call(&*upcalls, call)));
+    let _only_once =
+        handlers.call.set(Box::new(move |by, call| Upcalls::call(&*upcalls, by, call)));
     let hears = Arc::clone(replicator);
     let _only_once = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
     let _only_once = handlers.raft.set(raft);
@@ -443,34 +442,6 @@ async fn watch_sizes(
         metrics.log_size(log.sizes().segments as u64 * segment_bytes);
         metrics.snapshot_size(snapshots.current().map_or(0, |file| file.bytes()));
     }
-}
-
-/// Serves clients until the stop; then hands leadership over while their calls are answered.
-async fn serve_http(
-    listener: TcpListener,
-    config: &Config,
-    service: &Arc<Service<RaftReplicator>>,
-    metrics: &Arc<Metrics>,
-    replicator: &Arc<RaftReplicator>,
-    stop: &Stop,
-) {
-    let page = Arc::clone(metrics);
-    let app = http::App {
-        service: Arc::clone(service),
-        metrics: Arc::new(move |state: &NodeState| page.render(state)),
-    };
-    let limits =
-        http::Limits { connections_max: config.connections_max, stop_grace: DRAIN_DEADLINE };
-    let stopped = async {
-        stop.wait().await;
-        // Hand over first: a call that arrives meanwhile is still answered, by the next leader.
-        let handing_over = tokio::time::timeout(HAND_OVER_DEADLINE, hand_over(replicator));
-        if handing_over.await.is_err() {
-            tracing::warn!("nobody took leadership over in time; the others will elect");
-        }
-        service.drain();
-    };
-    http::serve(listener, http::router(app), limits, stopped).await;
 }
 
 /// Stops Raft and everything that this node runs.

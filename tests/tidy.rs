@@ -27,14 +27,16 @@ const FOLDERS_TO_COME: &[&str] = &[];
 const LAYERS: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("client", &["lock"]),
-    ("service", &["lock"]),
+    ("auth", &["lock"]),
+    ("service", &["lock", "auth"]),
     ("shutdown", &[]),
     ("observe", &["lock", "service"]),
     ("config", &["lock"]),
-    ("raft", &["lock", "service", "shutdown"]),
-    ("api", &["lock", "client", "service", "observe", "shutdown"]),
+    ("tls", &[]),
+    ("raft", &["lock", "service", "shutdown", "tls"]),
+    ("api", &["lock", "client", "auth", "service", "observe", "shutdown", "tls"]),
     ("bench", &["lock", "client"]),
-    ("cli", &["lock", "client", "config", "observe", "bench", "node", "shutdown"]),
+    ("cli", &["lock", "client", "auth", "tls", "config", "observe", "bench", "node", "shutdown"]),
 ];
 const COMPOSITION: &[&str] = &["main", "lib", "node"];
 
@@ -67,6 +69,7 @@ const FILES: &[&str] = &[
     "src/cli/",
     "src/bench/",
     "src/observe/",
+    "src/tls/",
 ];
 const PRINTERS: &[&str] = &["src/main.rs", "src/cli/", "src/bench/"];
 const SRC: &[&str] = &["src/"];

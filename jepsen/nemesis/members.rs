@@ -140,7 +140,9 @@ where
     let mut why = "not yet".to_owned();
     for api in apis.iter().cycle() {
         let endpoints = vec![api.clone()];
-        match ask(Client::new(Options { endpoints, deadline: DEADLINE })).await {
+        match ask(Client::new(Options { endpoints, deadline: DEADLINE, ..Options::default() }))
+            .await
+        {
             Ok(Some(answer)) => return Ok(answer),
             Ok(None) => "not yet".clone_into(&mut why),
             Err(error) => why = error.to_string(),

@@ -241,7 +241,7 @@ fn clients_of(plan: &Plan, number: u64) -> Vec<Client> {
             let mut endpoints = plan.endpoints.clone();
             let shift = shift % endpoints.len().max(1);
             endpoints.rotate_left(shift);
-            Client::new(Options { endpoints, deadline })
+            Client::new(Options { endpoints, deadline, ..Options::default() })
         })
         .collect()
 }

@@ -108,7 +108,11 @@ async fn clean_up(
     let (done, count) = (Arc::new(Count::default()), held.count());
     let told = || format!("cleaning up: {} of {count}", done.get());
     let endpoints = plan.endpoints.clone();
-    let client = api::Client::new(api::Options { endpoints, deadline: plan.deadline });
+    let client = api::Client::new(api::Options {
+        endpoints,
+        deadline: plan.deadline,
+        ..api::Options::default()
+    });
     let cleaning = async {
         held.remove(plan, &done).await;
         live::sweep(&client, prefix).await

@@ -2,11 +2,12 @@
 //! `status`. They ask through the client and print for people, or JSON for scripts.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use oarlock_client::wire::Lock;
-use oarlock_client::{Client, ClientError, Options};
+use oarlock_client::{BadIdentity, Certified, Client, ClientError, Identity, Options};
 use serde::Serialize;
 
 use crate::cli::acquire::granted;
@@ -28,6 +29,20 @@ pub(super) struct Target {
     /// Give up after this long, not counting --wait
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration, global = true)]
     timeout: Duration,
+    /// File with the access token to show to the cluster; or the token itself in `OARLOCK_ACCESS_TOKEN`
+    #[arg(long, env = "OARLOCK_TOKEN_FILE", value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// File with the authority of the nodes' certificates: then all is said over TLS
+    #[arg(long, env = "OARLOCK_CA", value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+    /// File with a client certificate to show
+    #[arg(long, env = "OARLOCK_CERT", value_name = "FILE", requires = "key", global = true)]
+    cert: Option<PathBuf>,
+    /// File with its key
+    #[arg(long, env = "OARLOCK_KEY", value_name = "FILE", requires = "cert", global = true)]
+    key: Option<PathBuf>,
+    #[arg(skip)]
+    identity: Identity,
     /// For people, or the JSON of the API for scripts
     #[arg(long, value_enum, default_value_t = Output::Text, global = true)]
     output: Output,
@@ -41,13 +56,51 @@ enum Output {
 
 impl Target {
     pub(super) fn client(&self) -> Client {
-        Client::new(Options { endpoints: self.addresses(), deadline: self.timeout })
+        Client::new(Options {
+            endpoints: self.addresses(),
+            deadline: self.timeout,
+            identity: self.identity.clone(),
+        })
+    }
+
+    /// Reads what says who asks.
+    pub(super) fn identified(mut self) -> Result<Self, Failure> {
+        let read = |file: &PathBuf| {
+            let bytes = std::fs::read(file);
+            bytes.map_err(|error| Failure::usage(format!("read {}: {error}", file.display())))
+        };
+        let bad = |error: BadIdentity| Failure::usage(error.0);
+        let over_tls = self.endpoints.iter().any(|it| it.starts_with("https://"));
+        match &self.ca {
+            Some(ca) => {
+                let files = self.cert.as_ref().zip(self.key.as_ref());
+                let files = files.map(|(cert, key)| Ok::<_, Failure>((read(cert)?, read(key)?)));
+                let files = files.transpose()?;
+                let certified = files.as_ref();
+                let certified = certified.map(|(certificate, key)| Certified { certificate, key });
+                self.identity = self.identity.with_tls(&read(ca)?, certified).map_err(bad)?;
+            }
+            None if over_tls || self.cert.is_some() => {
+                return Err(Failure::usage("name the authority of the nodes with --ca"));
+            }
+            None => {}
+        }
+        let token = match &self.token_file {
+            Some(file) => Some(String::from_utf8_lossy(&read(file)?).into_owned()),
+            None => std::env::var("OARLOCK_ACCESS_TOKEN").ok().filter(|token| !token.is_empty()),
+        };
+        if let Some(token) = token {
+            self.identity = self.identity.with_token(&token).map_err(bad)?;
+        }
+        Ok(self)
     }
 
     /// The endpoints as `host:port`.
     pub(super) fn addresses(&self) -> Vec<String> {
-        let address =
-            |text: &String| text.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let address = |text: &String| {
+            let text = text.trim_start_matches("https://").trim_start_matches("http://");
+            text.trim_end_matches('/').to_owned()
+        };
         self.endpoints.iter().map(address).collect()
     }
 

@@ -7,10 +7,12 @@ mod dev;
 mod graph;
 mod locks;
 mod members;
+mod pki;
 mod prove;
 mod records;
 mod serve;
 mod shell;
+mod tokens;
 mod watch;
 
 use std::future::Future;
@@ -86,6 +88,12 @@ enum Command {
     /// `members remove`, and its id is never used again; `members replace` does both in one change.
     #[command(subcommand)]
     Members(members::OfMembers),
+    /// Say who may do what: make, list and revoke access tokens
+    #[command(subcommand)]
+    Tokens(tokens::OfTokens),
+    /// Make certificates: an authority, and what it signs for nodes and clients
+    #[command(subcommand)]
+    Pki(pki::OfPki),
     Backup(backup::Backup),
     Restore(backup::Restore),
     Bench(bench::Bench),
@@ -134,7 +142,7 @@ impl Failure {
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     let Arguments { target, command } = Arguments::parse();
-    match run(&target, command) {
+    match target.identified().and_then(|target| run(&target, command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
@@ -149,6 +157,8 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         // The load generator uses all cores; nobody else has work for two.
         Command::Bench(bench) => on_runtime(0, bench::run(target, bench)),
         Command::Prove(prove) => on_runtime(0, prove::run(target, prove)),
+        Command::Tokens(of) => on_runtime(1, tokens::run(target, of)),
+        Command::Pki(of) => pki::run(&of),
         Command::Members(of) => on_runtime(1, members::run(target, of)),
         Command::Backup(of) => on_runtime(1, backup::backup(target, of)),
         Command::Restore(of) => backup::restore(target, &of),

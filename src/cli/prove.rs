@@ -302,7 +302,14 @@ async fn tell_progress(workload: &Workload, history: &History, endpoints: &[Stri
         .iter()
         .map(|endpoint| {
             let endpoints = vec![endpoint.clone()];
-            (endpoint, Arc::new(Client::new(Options { endpoints, deadline: PROBE_DEADLINE })))
+            (
+                endpoint,
+                Arc::new(Client::new(Options {
+                    endpoints,
+                    deadline: PROBE_DEADLINE,
+                    ..Options::default()
+                })),
+            )
         })
         .collect();
     let began = Instant::now();

@@ -38,7 +38,7 @@ impl Client {
         for address in &self.options().endpoints {
             // Who does not even say that it lives is not waited for that long.
             let lives = async {
-                let mut connection = Connection::open(address).await?;
+                let mut connection = Connection::open(address, &self.options().identity).await?;
                 connection.ask(&Method::GET, "/livez", &Bytes::new()).await?;
                 Ok::<_, Lost>(connection)
             };

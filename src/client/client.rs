@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::connection::{Connection, Lost};
 use crate::error::ClientError;
+use crate::identity::Identity;
 use crate::time::{Trust, since_boot};
 use crate::wire::{
     AcquireRequest, Cluster, Fate, ForceReleased, Leader, LeaderRequest, Lease, Lock, Locks,
@@ -38,12 +39,14 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// How long one call may take, not counting the wait that it asks for.
     pub deadline: Duration,
+    /// Who asks, where the cluster wants to know.
+    pub identity: Identity,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let endpoints = [7400, 7410, 7420].map(|port| format!("127.0.0.1:{port}")).into();
-        Self { endpoints, deadline: Duration::from_secs(15) }
+        Self { endpoints, deadline: Duration::from_secs(15), identity: Identity::default() }
     }
 }
 
@@ -286,7 +289,7 @@ impl Client {
             let address = self.options.endpoints.get(slot.0 % count.max(1));
             let address =
                 address.ok_or_else(|| Lost::NotSent("no endpoint is known".to_owned()))?;
-            slot.1 = Some(Connection::open(address).await?);
+            slot.1 = Some(Connection::open(address, &self.options.identity).await?);
         }
         match &mut slot.1 {
             Some(connection) => connection.ask(&call.method, call.path, &call.body).await,
@@ -380,7 +383,7 @@ mod tests {
     }
 
     fn client(endpoints: Vec<String>) -> Client {
-        Client::new(Options { endpoints, deadline: Duration::from_secs(20) })
+        Client::new(Options { endpoints, ..Options::default() })
     }
 
     fn request() -> AcquireRequest {

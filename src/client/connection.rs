@@ -6,12 +6,17 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use oarlock_core::planted::{Bug, planted};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::identity::Identity;
+use crate::tls::shake;
 
 /// Making a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -31,10 +36,21 @@ pub(crate) enum Lost {
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     address: String,
+    authorization: Option<HeaderValue>,
+}
+
+async fn speak<S>(stream: S) -> hyper::Result<SendRequest<Full<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // Ends with the sender, or when the node closes it.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 impl Connection {
-    pub(crate) async fn open(address: &str) -> Result<Self, Lost> {
+    pub(crate) async fn open(address: &str, identity: &Identity) -> Result<Self, Lost> {
         let not_sent = |error: &dyn std::fmt::Display| Lost::NotSent(format!("{address}: {error}"));
         let connecting = timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
         let stream = match connecting {
@@ -43,11 +59,28 @@ impl Connection {
             Err(_) => return Err(not_sent(&"no connection in time")),
         };
         stream.set_nodelay(true).map_err(|error| not_sent(&error))?;
-        let shaken = handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = shaken.map_err(|error| not_sent(&error))?;
-        // Ends with the sender, or when the node closes it.
-        tokio::spawn(connection);
-        Ok(Self { sender, address: address.to_owned() })
+        let sender = match identity.tls() {
+            None => speak(stream).await.map_err(|error| not_sent(&error))?,
+            Some(tls) => {
+                let shaking = timeout(CONNECT_DEADLINE, shake(tls, address, stream)).await;
+                let stream = shaking.map_err(|_| not_sent(&"no TLS handshake in time"))?;
+                let stream = stream.map_err(|error| not_sent(&error))?;
+                speak(stream).await.map_err(|error| not_sent(&error))?
+            }
+        };
+        Ok(Self {
+            sender,
+            address: address.to_owned(),
+            authorization: identity.authorization().cloned(),
+        })
+    }
+
+    fn head(&self, request: Builder) -> Builder {
+        let request = request.header(HOST, &self.address);
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -60,10 +93,8 @@ impl Connection {
         path: &str,
         body: &Bytes,
     ) -> Result<(StatusCode, Bytes), Lost> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", &self.address)
+        let request = self
+            .head(Request::builder().method(method).uri(path))
             .header("content-type", "application/json")
             .body(Full::new(body.clone()))
             .map_err(|error| Lost::NotSent(error.to_string()))?;
@@ -77,7 +108,7 @@ impl Connection {
 
     /// Asks for something whose body is read as it comes, for as long as it goes on.
     pub(crate) async fn stream(&mut self, request: Builder) -> Result<Response<Incoming>, Lost> {
-        let request = request.header("host", &self.address);
+        let request = self.head(request);
         let not_sent = |error: &dyn std::fmt::Display| Lost::NotSent(error.to_string());
         let request = request.body(Full::default()).map_err(|e| not_sent(&e))?;
         self.sender.ready().await.map_err(|e| not_sent(&e))?;

@@ -101,7 +101,8 @@ impl Watch<'_> {
             self.turn = self.turn.wrapping_add(1);
             let Some(address) = address else { break };
             let opening = async {
-                let mut connection = Connection::open(address).await?;
+                let mut connection =
+                    Connection::open(address, &self.client.options().identity).await?;
                 let mut request =
                     Request::get(self.path.as_str()).header("accept", "text/event-stream");
                 if let Some(id) = self.last {
@@ -228,7 +229,7 @@ mod tests {
             }
             asked
         });
-        let options = Options { endpoints: vec![address], deadline: Duration::from_secs(20) };
+        let options = Options { endpoints: vec![address], ..Options::default() };
         let client = Client::new(options);
         let mut watch = client.watch("a/b", Some(5));
         assert_eq!(watch.next().await.expect("an event").revision, Some(7));

@@ -9,6 +9,7 @@ mod mode;
 mod records;
 #[cfg(feature = "schema")]
 mod schema;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,10 @@ pub use many::{AcquireManyRequest, ClaimRequest, HandOverRequest, Leases};
 pub use members::{Invitation, InvitationRequest, Members, MembersChanged, ReplaceRequest};
 pub use mode::Mode;
 pub use records::{History, PastGrant, Value, ValueDeleted, ValueRequest};
+pub use tokens::{
+    AccessToken, AccessTokenInfo, AccessTokenRequest, AccessTokenRevoked, AccessTokens,
+    FirstTokenRequest,
+};
 
 /// Free texts that the holder wants others to see.
 pub type Metadata = BTreeMap<String, String>;

@@ -69,6 +69,22 @@ pub struct Config {
     pub connections_max: usize,
     /// Threads that serve clients and peers; 0 for one per core. Disk and state have their own.
     pub worker_threads: usize,
+    /// Part of the names in the certificates of peers; equal on all nodes.
+    pub cluster_name: String,
+    /// Certificate chain of the API, in PEM; empty for none, and then no TLS.
+    pub tls_cert: String,
+    /// Its key.
+    pub tls_key: String,
+    /// Authority of client certificates; empty for none.
+    pub tls_client_ca: String,
+    /// Certificate of this node among its peers; empty for none, and then no TLS.
+    pub peer_tls_cert: String,
+    /// Its key.
+    pub peer_tls_key: String,
+    /// Authority of the certificates of peers.
+    pub peer_tls_ca: String,
+    /// Refuses whoever does not show who they are, also while no token exists.
+    pub auth_required: bool,
     /// Allows a listener on other than loopback addresses without TLS.
     pub insecure_bind: bool,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
@@ -101,6 +117,14 @@ impl Default for Config {
             reserve_bytes: 64 * 1024 * 1024,
             connections_max: 10_000,
             worker_threads: 0,
+            cluster_name: "oarlock".to_owned(),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_client_ca: String::new(),
+            peer_tls_cert: String::new(),
+            peer_tls_key: String::new(),
+            peer_tls_ca: String::new(),
+            auth_required: false,
             insecure_bind: false,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -129,6 +153,11 @@ pub fn is_anywhere(address: &str) -> bool {
 }
 
 impl Config {
+    /// Whether only this machine can reach an address.
+    pub fn is_loopback(address: &str) -> bool {
+        validate::port_of(address).is_some_and(|(host, _)| validate::is_loopback(host))
+    }
+
     /// Where others reach the peer listener and the API of this node.
     pub fn advertised(&self) -> (String, String) {
         let or = |told: &String, bound: &String| {
@@ -246,5 +275,23 @@ mod tests {
         let errors = Config::parse(text, []).expect_err("it is not loopback");
         assert!(errors.to_string().contains("insecure_bind"), "{errors}");
         assert!(Config::parse(&format!("{text}\ninsecure_bind = true"), []).is_ok());
+        let with_tls = format!("{text}\ntls_cert = \"a.crt\"\ntls_key = \"a.key\"");
+        assert!(Config::parse(&with_tls, []).is_ok());
+        let peers = format!("{with_tls}\npeer_address = \"0.0.0.0:7401\"");
+        let errors = Config::parse(&peers, []).expect_err("peers have none");
+        assert!(errors.to_string().contains("peer_address"), "{errors}");
+    }
+
+    #[test]
+    fn half_of_a_certificate_is_none() {
+        for half in [
+            "tls_cert = \"a\"",
+            "tls_key = \"a\"",
+            "tls_client_ca = \"a\"",
+            "peer_tls_cert = \"a\"\npeer_tls_key = \"b\"",
+            "cluster_name = \"Not A Name\"",
+        ] {
+            assert!(Config::parse(half, []).is_err(), "{half}");
+        }
     }
 }

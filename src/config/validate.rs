@@ -9,32 +9,38 @@ use crate::config::{Config, MemberConfig};
 pub(super) fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     addresses(config, &mut problems);
+    certificates(config, &mut problems);
     members(config, &mut problems);
     timing(config, &mut problems);
     sizes(config, &mut problems);
     problems
 }
 
-fn port_of(address: &str) -> Option<(&str, u16)> {
+pub(super) fn port_of(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn addresses(config: &Config, problems: &mut Vec<String>) {
-    let own = [("api_address", &config.api_address), ("peer_address", &config.peer_address)];
-    for (setting, address) in own {
+    let own = [
+        ("api_address", &config.api_address, "tls_cert", &config.tls_cert),
+        ("peer_address", &config.peer_address, "peer_tls_cert", &config.peer_tls_cert),
+    ];
+    for (setting, address, tls, certificate) in own {
         match port_of(address) {
             None => problems.push(format!("{setting} is host:port, not {address:?}.")),
-            Some((host, _)) if !is_loopback(host) && !config.insecure_bind => {
+            Some((host, _))
+                if !is_loopback(host) && certificate.is_empty() && !config.insecure_bind =>
+            {
                 problems.push(format!(
                     "{setting} {address} is reachable from other machines and nothing encrypts or \
-                 checks who calls; bind to loopback, or set insecure_bind = true if the network \
-                 itself is private."
+                 checks who calls; set {tls} and its key (`oarlock pki` makes them), bind to \
+                 loopback, or set insecure_bind = true if the network itself is private."
                 ));
             }
             Some(_) => {}
@@ -42,6 +48,31 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
     }
     if config.api_address == config.peer_address {
         problems.push("api_address and peer_address are the same; they are two listeners.".into());
+    }
+}
+
+fn certificates(config: &Config, problems: &mut Vec<String>) {
+    let together = [
+        ("tls_cert", &config.tls_cert, "tls_key", &config.tls_key),
+        ("peer_tls_cert", &config.peer_tls_cert, "peer_tls_key", &config.peer_tls_key),
+        ("peer_tls_cert", &config.peer_tls_cert, "peer_tls_ca", &config.peer_tls_ca),
+    ];
+    for (one, its, other, others) in together {
+        if its.is_empty() != others.is_empty() {
+            problems.push(format!("{one} and {other} come together, or neither."));
+        }
+    }
+    if !config.tls_client_ca.is_empty() && config.tls_cert.is_empty() {
+        problems
+            .push("tls_client_ca needs tls_cert: without TLS nobody shows a certificate.".into());
+    }
+    let plain = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-';
+    let name = config.cluster_name.as_str();
+    let is_edge = name.starts_with('-') || name.ends_with('-');
+    if !(1..=40).contains(&name.len()) || !name.bytes().all(plain) || is_edge {
+        problems.push(format!(
+            "cluster_name is 1 to 40 lower-case letters, digits and hyphens, not {name:?}."
+        ));
     }
 }
 

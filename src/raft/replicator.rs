@@ -488,8 +488,13 @@ impl Replicator for RaftReplicator {
         self.batcher.lease_now().unwrap_or_else(|| self.machine.with(Machine::now))
     }
 
-    async fn forward(&self, to: NodeId, call: Call) -> Result<Reply, ForwardError> {
-        self.peers.forward(to, call).await
+    async fn forward(
+        &self,
+        to: NodeId,
+        by: Option<String>,
+        call: Call,
+    ) -> Result<Reply, ForwardError> {
+        self.peers.forward_as(to, by, call).await
     }
 
     fn status(&self) -> ClusterStatus {

@@ -18,11 +18,13 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::service::error::ServiceError;
+use crate::service::gate::Caller;
 use crate::service::handle::Service;
 use crate::service::members::MembersCall;
 use crate::service::replicator::{
     Call, ForwardError, Leadership, NodeId, Replicator, Reply, ReplyBody,
 };
+use crate::service::tokens::TokensCall;
 
 /// How long a call may take, not counting the wait it asks for: covers a fail-over.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,7 +52,8 @@ pub fn deadline_of(call: &Call) -> Duration {
         | Call::Read(_)
         | Call::Position
         | Call::TransferLeader(_)
-        | Call::Members(_) => REQUEST_DEADLINE,
+        | Call::Members(_)
+        | Call::Tokens(_) => REQUEST_DEADLINE,
     }
 }
 
@@ -77,9 +80,12 @@ enum Remedy {
 fn remedy(call: &Call) -> Remedy {
     match call {
         // The next leader would give leadership away as well; a second id would be given.
-        Call::TransferLeader(_) | Call::Members(MembersCall::Invite { .. }) => Remedy::Nothing,
+        // The second time would find the credential that the first one made.
+        Call::TransferLeader(_)
+        | Call::Members(MembersCall::Invite { .. })
+        | Call::Tokens(TokensCall::Create { .. }) => Remedy::Nothing,
         // Other changes of the members end in the same ones, however often they are asked for.
-        Call::Read(_) | Call::Position | Call::Members(_) => Remedy::Repeat,
+        Call::Read(_) | Call::Position | Call::Members(_) | Call::Tokens(_) => Remedy::Repeat,
         Call::Propose(command) => match command {
             Command::Acquire(acquire) if acquire.request_id.is_none() => {
                 Remedy::Resume(acquire.lease_id)
@@ -114,6 +120,8 @@ fn remedy(call: &Call) -> Remedy {
 /// One call on its way.
 struct Journey {
     call: Call,
+    /// The credential in whose name it is forwarded.
+    by: Option<String>,
     /// A try is under way and may have been handed over.
     in_flight: bool,
     /// An earlier try may have happened.
@@ -123,8 +131,8 @@ struct Journey {
 }
 
 impl Journey {
-    fn new(call: Call) -> Self {
-        Self { call, in_flight: false, in_doubt: false, resumes: false }
+    fn new(call: Call, by: Option<String>) -> Self {
+        Self { call, by, in_flight: false, in_doubt: false, resumes: false }
     }
 
     /// Prepares the next try after a doubt; false if there must not be one.
@@ -159,7 +167,10 @@ impl Journey {
 
     /// Whether it leaves something behind when it is done.
     fn changes(&self) -> bool {
-        matches!(self.call, Call::Propose(_) | Call::TransferLeader(_) | Call::Members(_))
+        match &self.call {
+            Call::Propose(_) | Call::TransferLeader(_) | Call::Members(_) | Call::Tokens(_) => true,
+            Call::Read(_) | Call::Position => false,
+        }
     }
 
     fn ran_out(&self) -> ServiceError {
@@ -175,9 +186,42 @@ fn unknown(why: &str) -> ServiceError {
 }
 
 impl<R: Replicator> Service<R> {
-    /// Answers a call, wherever the leader is, within the deadline (see [`deadline_of`]). Dropping
-    /// the future means that the client is gone.
+    /// The same for nobody in particular, who is refused once credentials are asked for.
     pub async fn call(&self, call: Call, deadline: Duration) -> Result<Reply, ServiceError> {
+        self.call_as(&Caller::default(), call, deadline).await
+    }
+
+    /// Answers a call of that caller, if it may, wherever the leader is, within the deadline (see
+    /// [`deadline_of`]). Dropping the future means that the client is gone. A call that waits ends
+    /// with the credential of its caller.
+    pub async fn call_as(
+        &self,
+        caller: &Caller,
+        call: Call,
+        deadline: Duration,
+    ) -> Result<Reply, ServiceError> {
+        self.admit(caller, &call)?;
+        if !waits(&call) {
+            let mut reply = self.answer(call, caller.id(), deadline).await?;
+            caller.redact(&mut reply);
+            return Ok(reply);
+        }
+        let _counted = caller.count_waiting()?;
+        let mut reply = tokio::select! {
+            biased;
+            reply = self.answer(call, caller.id(), deadline) => reply?,
+            () = self.gone(caller) => return Err(ServiceError::Revoked),
+        };
+        caller.redact(&mut reply);
+        Ok(reply)
+    }
+
+    async fn answer(
+        &self,
+        call: Call,
+        by: Option<String>,
+        deadline: Duration,
+    ) -> Result<Reply, ServiceError> {
         if self.is_draining() {
             return Err(ServiceError::ShuttingDown);
         }
@@ -192,7 +236,7 @@ impl<R: Replicator> Service<R> {
             return Ok(reply);
         }
         let deadline = if planted(Bug::CallsHaveNoDeadline) { deadline * 100 } else { deadline };
-        let mut journey = Journey::new(call);
+        let mut journey = Journey::new(call, by);
         match timeout(deadline, self.pursue(&mut journey)).await {
             Ok(answer) => answer,
             Err(_) => Err(journey.ran_out()),
@@ -287,7 +331,7 @@ impl<R: Replicator> Service<R> {
         if leader == self.node_id {
             return self.serve(journey.call.clone()).await.map_err(here);
         }
-        let asked = self.replicator.forward(leader, journey.call.clone());
+        let asked = self.replicator.forward(leader, journey.by.clone(), journey.call.clone());
         if matches!(remedy(&journey.call), Remedy::Nothing) {
             return asked.await.map_err(there);
         }
@@ -299,26 +343,25 @@ impl<R: Replicator> Service<R> {
             _ = leadership.wait_for(|now| self.leader_in(now).is_some_and(|id| id != leader)) => {
                 Err(Setback::Doubt("the leader changed before it answered".to_owned()))
             }
-            _ = draining.wait_for(|draining| *draining && journey.waits()) => {
+            _ = draining.wait_for(|draining| *draining && waits(&journey.call)) => {
                 Err(Setback::Final(ServiceError::Leaving))
             }
         }
     }
 }
 
-impl Journey {
-    /// Whether the call may stand in a queue: then a shutdown does not wait for it.
-    fn waits(&self) -> bool {
-        match &self.call {
-            Call::Propose(Command::Acquire(acquire)) => acquire.wait.ms() > 0,
-            Call::Propose(Command::AcquireMany(many)) => many.wait.ms() > 0,
-            Call::Propose(Command::Attach { .. }) => true,
-            Call::Propose(_)
-            | Call::Read(_)
-            | Call::Position
-            | Call::TransferLeader(_)
-            | Call::Members(_) => false,
-        }
+/// Whether the call may stand in a queue: then a shutdown does not wait for it.
+fn waits(call: &Call) -> bool {
+    match call {
+        Call::Propose(Command::Acquire(acquire)) => acquire.wait.ms() > 0,
+        Call::Propose(Command::AcquireMany(many)) => many.wait.ms() > 0,
+        Call::Propose(Command::Attach { .. }) => true,
+        Call::Propose(_)
+        | Call::Read(_)
+        | Call::Position
+        | Call::TransferLeader(_)
+        | Call::Members(_)
+        | Call::Tokens(_) => false,
     }
 }
 
@@ -327,9 +370,13 @@ fn here(error: ServiceError) -> Setback {
     match error {
         ServiceError::NotLeader(_) | ServiceError::NoLeader => Setback::Missed,
         ServiceError::Unknown(why) => Setback::Doubt(why),
-        ServiceError::Overloaded(_) | ServiceError::ShuttingDown | ServiceError::Leaving => {
-            Setback::Final(error)
-        }
+        ServiceError::Overloaded(_)
+        | ServiceError::ShuttingDown
+        | ServiceError::Leaving
+        | ServiceError::Unauthenticated(_)
+        | ServiceError::Forbidden(_)
+        | ServiceError::Revoked
+        | ServiceError::OverQuota { .. } => Setback::Final(error),
     }
 }
 
@@ -345,7 +392,11 @@ fn there(error: ForwardError) -> Setback {
             }
             ServiceError::Leaving => Setback::Doubt(error.to_string()),
             ServiceError::Unknown(why) => Setback::Doubt(why),
-            ServiceError::Overloaded(_) => Setback::Final(error),
+            ServiceError::Overloaded(_)
+            | ServiceError::Unauthenticated(_)
+            | ServiceError::Forbidden(_)
+            | ServiceError::Revoked
+            | ServiceError::OverQuota { .. } => Setback::Final(error),
         },
     }
 }

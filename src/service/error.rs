@@ -21,14 +21,28 @@ pub enum ServiceError {
     /// The request may wait in the queue still, but this node is shutting down: repeat it with the
     /// same request id at another node, and it keeps its place.
     Leaving,
+    /// Certainly not done: who asks is not known, or no longer.
+    Unauthenticated(String),
+    /// Certainly not done: who asks is known, and may not.
+    Forbidden(String),
+    /// The request may wait in the queue still, but the credential that it came with is gone.
+    Revoked,
+    /// Certainly not done: the identity uses all that it may at this node.
+    OverQuota { what: String, limit: u32 },
 }
 
 impl ServiceError {
     /// Whether the caller may conclude that nothing happened.
     pub fn is_not_done(&self) -> bool {
         match self {
-            Self::NoLeader | Self::Overloaded(_) | Self::ShuttingDown | Self::NotLeader(_) => true,
-            Self::Unknown(_) | Self::Leaving => false,
+            Self::NoLeader
+            | Self::Overloaded(_)
+            | Self::ShuttingDown
+            | Self::NotLeader(_)
+            | Self::Unauthenticated(_)
+            | Self::Forbidden(_)
+            | Self::OverQuota { .. } => true,
+            Self::Unknown(_) | Self::Leaving | Self::Revoked => false,
         }
     }
 }
@@ -41,6 +55,14 @@ impl fmt::Display for ServiceError {
             Self::ShuttingDown => f.write_str("this node is shutting down"),
             Self::Unknown(why) => write!(f, "the outcome is unknown: {why}"),
             Self::NotLeader(_) => f.write_str("this node does not lead"),
+            Self::Unauthenticated(why) | Self::Forbidden(why) => f.write_str(why),
+            Self::Revoked => f.write_str(
+                "the credential of this request was revoked or ran out while it waited; it leaves \
+                 the queue within its grace",
+            ),
+            Self::OverQuota { what, limit } => {
+                write!(f, "the quota of this identity is used up: {limit} {what}")
+            }
             Self::Leaving => f.write_str(
                 "this node is shutting down while the request waits; repeat it with the same \
                  request id at another node to keep its place",

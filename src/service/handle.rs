@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LeaseId, SessionId};
-use oarlock_core::outcome::EndReason;
+use oarlock_core::outcome::{EndReason, Outcome};
 use oarlock_core::planted::{Bug, planted};
 use tokio::sync::{Semaphore, watch};
 
@@ -12,6 +12,7 @@ use crate::service::calls::{PEER_SLACK, deadline_of};
 use crate::service::error::ServiceError;
 use crate::service::estimate::Holds;
 use crate::service::expiry::Alarm;
+use crate::service::gate::Gate;
 use crate::service::observer::Observer;
 use crate::service::ranks::Ranks;
 use crate::service::replicator::{BoxFuture, Call, Leadership, NodeId, Replicator, Reply, Upcalls};
@@ -33,11 +34,18 @@ pub struct Options {
     /// Recent events kept for watchers; each costs some hundred bytes. A watcher that is further
     /// behind is told of a gap.
     pub events_kept_max: usize,
+    /// Whether callers must show who they are also while there is no credential.
+    pub auth_required: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { waiting_calls_max: 100_000, streams_max: 15_000, events_kept_max: 16_384 }
+        Self {
+            waiting_calls_max: 100_000,
+            streams_max: 15_000,
+            events_kept_max: 16_384,
+            auth_required: false,
+        }
     }
 }
 
@@ -53,6 +61,7 @@ pub struct Service<R: Replicator> {
     pub(super) places: Places,
     pub(super) holds: Holds,
     pub(super) ranks: Ranks,
+    pub(super) gate: Gate,
     pub(super) draining: watch::Sender<bool>,
     leadership: watch::Receiver<Leadership>,
     pub(super) ids: IdSource,
@@ -70,7 +79,9 @@ impl<R: Replicator> Service<R> {
         ids: IdSource,
         options: Options,
     ) -> Arc<Self> {
-        let revision = replicator.with_machine(|machine| machine.revision().0);
+        let (revision, gate) = replicator.with_machine(|machine| {
+            (machine.revision().0, Gate::new(options.auth_required, machine))
+        });
         Arc::new_cyclic(|this| Self {
             node_id: replicator.status().node_id,
             leadership: replicator.leadership(),
@@ -83,6 +94,7 @@ impl<R: Replicator> Service<R> {
             places: Places::new(options.streams_max),
             holds: Holds::default(),
             ranks: Ranks::default(),
+            gate,
             draining: watch::Sender::new(false),
             ids,
             members_turn: Semaphore::new(1),
@@ -162,7 +174,8 @@ impl<R: Replicator> Service<R> {
 }
 
 impl<R: Replicator> Upcalls for Service<R> {
-    fn applied(&self, events: Vec<Event>) {
+    fn applied(&self, events: Vec<Event>, outcomes: &[Outcome]) {
+        self.gate.applied(outcomes);
         let serving = self.leadership.borrow().serving_here;
         for event in &events {
             self.hear(event);
@@ -173,10 +186,11 @@ impl<R: Replicator> Upcalls for Service<R> {
         self.recent.push(events);
     }
 
-    fn call(&self, call: Call) -> BoxFuture<Result<Reply, ServiceError>> {
+    fn call(&self, by: Option<String>, call: Call) -> BoxFuture<Result<Reply, ServiceError>> {
         let this = Weak::clone(&self.this);
         Box::pin(async move {
             let Some(service) = this.upgrade() else { return Err(ServiceError::ShuttingDown) };
+            service.admit_forwarded(by.as_deref(), &call)?;
             // The asking node keeps the real deadline; this one only bounds a caller that vanished
             // without its connection breaking.
             let bound = deadline_of(&call) + PEER_SLACK;

@@ -44,6 +44,7 @@ impl<R: Replicator> Service<R> {
             Call::Position => self.position().await,
             Call::TransferLeader(to) => self.transfer_leader(to).await,
             Call::Members(call) => self.members(call).await,
+            Call::Tokens(call) => self.tokens(call).await,
             Call::Propose(Command::Acquire(acquire)) => {
                 let seated = (acquire.wait.ms() > 0).then_some(acquire.lease_id);
                 self.claim(Command::Acquire(acquire), seated).await

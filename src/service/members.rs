@@ -396,7 +396,7 @@ impl<R: Replicator> Service<R> {
     }
 
     /// Whether the record was as expected, and is now as given.
-    async fn put(
+    pub(super) async fn put(
         &self,
         under: &str,
         text: Option<&str>,

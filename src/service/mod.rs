@@ -2,19 +2,21 @@
 //! no files, no openraft.
 //!
 //! ```text
-//!  surface -> calls (who leads? forward, repeat, resume) -> locks (propose, wait) -> replicator
+//!  surface -> gate -> calls (who leads? forward, repeat, resume) -> locks (propose, wait) -> replicator
 //!  peer    ------------------------------------------------^            |
 //!  apply   -> handle::applied -> waiting (wakes one) ; expiry (earlier?) ; observer ;
-//!                                watch (recent events) ; estimate (hold times)
+//!                                watch (recent events) ; estimate (hold times) ; gate (credentials)
 //! ```
 //!
 //! Start reading at [`handle`].
 
 mod calls;
 mod cluster;
+mod demands;
 pub mod error;
 mod estimate;
 mod expiry;
+pub mod gate;
 pub mod handle;
 mod locks;
 pub mod members;
@@ -23,6 +25,7 @@ pub mod ranks;
 pub mod reads;
 pub mod replicator;
 pub mod solo;
+pub mod tokens;
 mod waiting;
 pub mod watch;
 

@@ -7,8 +7,10 @@ use oarlock_core::machine::Machine;
 use oarlock_core::planted::{Bug, planted};
 use tokio::time::timeout;
 
+use crate::auth::right::{Scope, Verb};
 use crate::service::calls::REQUEST_DEADLINE;
 use crate::service::error::ServiceError;
+use crate::service::gate::Caller;
 use crate::service::handle::Service;
 use crate::service::replicator::{Backup, Call, Query, Replicator, Reply, ReplyBody};
 use oarlock_core::query::SessionView;
@@ -34,9 +36,9 @@ impl<R: Replicator> Service<R> {
     }
 
     /// A copy of the state on this node that has all that was acknowledged before the call.
-    pub async fn backup(&self) -> Result<Backup, ServiceError> {
+    pub async fn backup(&self, caller: &Caller) -> Result<Backup, ServiceError> {
         let copying = async {
-            let reply = self.call(Call::Position, REQUEST_DEADLINE).await?;
+            let reply = self.call_as(caller, Call::Position, REQUEST_DEADLINE).await?;
             let ReplyBody::Position(applied_index) = reply.body else {
                 return Err(ServiceError::Unknown("the answer fits no position".to_owned()));
             };
@@ -50,7 +52,7 @@ impl<R: Replicator> Service<R> {
     }
 
     /// What this node knows, and how old that may be; `None` if it cannot tell.
-    pub fn stale(&self, query: &Query) -> (Reply, Option<Duration>) {
+    pub(super) fn stale(&self, query: &Query) -> (Reply, Option<Duration>) {
         // Taken first: the state can only be newer than this says.
         let staleness = self.replicator.staleness();
         (self.look(query), staleness)
@@ -58,13 +60,18 @@ impl<R: Replicator> Service<R> {
 
     /// The owner of an open session. It never changes, so this node's state suffices when it
     /// knows the session.
-    pub async fn session_owner(&self, id: SessionId) -> Result<SessionOwner, ServiceError> {
+    pub async fn session_owner(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+    ) -> Result<SessionOwner, ServiceError> {
+        self.permit(caller, Verb::Acquire, Scope::Any)?;
         let known = self.replicator.with_machine(|machine| machine.session(id));
         if let SessionView::Open(info) = known {
             return Ok(SessionOwner::Known(info.owner));
         }
         let call = Call::Read(Query::Session(id));
-        let reply = self.call(call, REQUEST_DEADLINE).await?;
+        let reply = self.call_as(caller, call, REQUEST_DEADLINE).await?;
         Ok(match reply.body {
             ReplyBody::Session(SessionView::Open(info)) => SessionOwner::Known(info.owner),
             ReplyBody::Session(view @ (SessionView::Ended { .. } | SessionView::Unknown)) => {
@@ -79,7 +86,8 @@ impl<R: Replicator> Service<R> {
             | ReplyBody::Grant(_)
             | ReplyBody::Position(_)
             | ReplyBody::Transfer(_)
-            | ReplyBody::Members(_) => SessionOwner::Missing(SessionView::Unknown),
+            | ReplyBody::Members(_)
+            | ReplyBody::Tokens(_) => SessionOwner::Missing(SessionView::Unknown),
         })
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::service::error::ServiceError;
 use crate::service::members::{MemberChange, MembersCall, MembersRefusal, MembersReply};
+use crate::service::tokens::{TokensCall, TokensReply};
 
 /// The number of a node, fixed by its configuration and never reused.
 pub type NodeId = u64;
@@ -50,6 +51,8 @@ pub enum Call {
     TransferLeader(Option<NodeId>),
     /// A change of the members.
     Members(MembersCall),
+    /// A change of the credentials.
+    Tokens(TokensCall),
 }
 
 /// What became of a transfer of leadership.
@@ -116,6 +119,7 @@ pub enum ReplyBody {
     Position(u64),
     Transfer(Transfer),
     Members(MembersReply),
+    Tokens(TokensReply),
 }
 
 /// A member of the cluster as status shows it.
@@ -189,10 +193,11 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// What replication calls back into; implemented by the service. Must not block.
 pub trait Upcalls: Send + Sync + 'static {
-    /// Events of one applied entry, in log order, on every node.
-    fn applied(&self, events: Vec<Event>);
-    /// A call that a peer forwarded here. Dropping the future means that the caller is gone.
-    fn call(&self, call: Call) -> BoxFuture<Result<Reply, ServiceError>>;
+    /// Events and outcomes of one applied entry, in log order, on every node.
+    fn applied(&self, events: Vec<Event>, outcomes: &[Outcome]);
+    /// A call that a peer forwarded here, let in there by that credential if one was shown. Dropping
+    /// the future means that the caller is gone.
+    fn call(&self, by: Option<String>, call: Call) -> BoxFuture<Result<Reply, ServiceError>>;
 }
 
 /// Replication, as the use cases need it.
@@ -242,10 +247,12 @@ pub trait Replicator: Send + Sync + 'static {
     /// The lease clock now: the leader's running clock, elsewhere the last applied stamp.
     fn lease_now(&self) -> LeaseTime;
 
-    /// Asks another node. The reply has no deadline of its own: the caller drops the future.
+    /// Asks another node, in the name of whoever showed that credential. The reply has no deadline of
+    /// its own: the caller drops the future.
     fn forward(
         &self,
         to: NodeId,
+        by: Option<String>,
         call: Call,
     ) -> impl Future<Output = Result<Reply, ForwardError>> + Send;
 

@@ -63,7 +63,7 @@ impl Solo {
             .apply(&entry)
             .map_err(|_| ProposeError::NotDone("the machine does not know its own level"))?;
         if let Some(upcalls) = self.upcalls.get().and_then(Weak::upgrade) {
-            upcalls.applied(applied.events);
+            upcalls.applied(applied.events, &applied.outcomes);
         }
         let outcome = applied.outcomes.into_iter().next();
         outcome.ok_or(ProposeError::Unknown("no outcome"))
@@ -147,6 +147,7 @@ impl Replicator for Solo {
     fn forward(
         &self,
         _to: NodeId,
+        _by: Option<String>,
         _call: Call,
     ) -> impl Future<Output = Result<Reply, ForwardError>> + Send {
         std::future::ready(Err(ForwardError::NotSent("there is no other node".to_owned())))

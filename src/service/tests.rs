@@ -2,6 +2,7 @@
 
 mod doubts;
 mod members;
+mod rights;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -45,6 +46,7 @@ struct Follower {
     far: Arc<Service<Solo>>,
     fates: Mutex<VecDeque<Fate>>,
     sent: Mutex<Vec<(NodeId, Call)>>,
+    by: Mutex<Vec<Option<String>>>,
 }
 
 impl Follower {
@@ -93,18 +95,24 @@ impl Replicator for Follower {
         self.near.lease_now()
     }
 
-    async fn forward(&self, to: NodeId, call: Call) -> Result<Reply, ForwardError> {
+    async fn forward(
+        &self,
+        to: NodeId,
+        by: Option<String>,
+        call: Call,
+    ) -> Result<Reply, ForwardError> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).push((to, call.clone()));
+        self.by.lock().unwrap_or_else(PoisonError::into_inner).push(by.clone());
         let fate = self.fates.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         match fate {
             Some(Fate::NotSent) => Err(ForwardError::NotSent("refused".to_owned())),
             Some(Fate::BrokenBefore) => Err(ForwardError::Broken("reset".to_owned())),
             Some(Fate::BrokenAfter) => {
-                let _lost = self.far.call_of_peer(call).await;
+                let _lost = self.far.call_of_peer(by, call).await;
                 Err(ForwardError::Broken("reset".to_owned()))
             }
             Some(Fate::Hangs) => std::future::pending().await,
-            None => self.far.call_of_peer(call).await.map_err(ForwardError::Remote),
+            None => self.far.call_of_peer(by, call).await.map_err(ForwardError::Remote),
         }
     }
 
@@ -118,8 +126,8 @@ impl Replicator for Follower {
 }
 
 impl Service<Solo> {
-    async fn call_of_peer(&self, call: Call) -> Result<Reply, ServiceError> {
-        Upcalls::call(self, call).await
+    async fn call_of_peer(&self, by: Option<String>, call: Call) -> Result<Reply, ServiceError> {
+        Upcalls::call(self, by, call).await
     }
 }
 
@@ -168,6 +176,7 @@ fn follower_of(fates: &[Fate]) -> Pair {
         far: Arc::clone(&far),
         fates: Mutex::new(fates.iter().copied().collect()),
         sent: Mutex::default(),
+        by: Mutex::default(),
     });
     let options = Options::default();
     let near = Service::new(Arc::clone(&follower), Arc::new(Silent), counting_ids(), options);

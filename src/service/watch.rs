@@ -17,6 +17,7 @@ use oarlock_core::event::Event;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::service::error::ServiceError;
+use crate::service::gate::Caller;
 use crate::service::handle::Service;
 use crate::service::replicator::Replicator;
 
@@ -161,14 +162,16 @@ impl<R: Replicator> Service<R> {
         })
     }
 
-    /// Returns when streams must end, with the reason: this node shuts down, or has been out of
-    /// touch with a quorum for so long that its silence would mislead.
-    pub async fn streams_end(&self) -> &'static str {
+    /// Returns when streams of that caller must end, with the reason: this node shuts down, has been
+    /// out of touch with a quorum for so long that its silence would mislead, or the credential of
+    /// the caller is gone.
+    pub async fn streams_end(&self, caller: &Caller) -> &'static str {
         let mut draining = self.draining.subscribe();
         tokio::select! {
             biased;
             _ = draining.wait_for(|draining| *draining) => "this node is shutting down",
             why = self.touch_lost() => why,
+            () = self.gone(caller) => "the credential of this stream was revoked or ran out",
         }
     }
 

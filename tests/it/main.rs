@@ -25,4 +25,5 @@ mod names;
 mod peers;
 mod pipelines;
 mod prove;
+mod secure;
 mod streams;

@@ -328,15 +328,15 @@ fn wire(
     let (witness, looks) = (Arc::clone(&common.witness), machine.clone());
     machine.on_events(Box::new(move |events, outcomes| {
         lock(&witness).applied(id, &looks, &events, outcomes);
-        upcalls.applied(events);
+        upcalls.applied(events, outcomes);
     }));
     let upcalls = Arc::clone(service);
     let (evidence, forwarded) = (common.evidence.clone(), Arc::clone(&common.forwarded));
-    let answer = move |call: Call| {
+    let answer = move |by: Option<String>, call: Call| {
         if lease_of(&call).is_some_and(|lease| !lock(&forwarded).insert(lease)) {
             evidence.reach("a forward that arrived twice");
         }
-        Upcalls::call(&*upcalls, call)
+        Upcalls::call(&*upcalls, by, call)
     };
     let _first = handlers.call.set(Box::new(answer));
     let hears = Arc::clone(replicator);
@@ -353,6 +353,7 @@ fn lease_of(call: &Call) -> Option<LeaseId> {
         | Call::Read(_)
         | Call::Position
         | Call::TransferLeader(_)
-        | Call::Members(_) => None,
+        | Call::Members(_)
+        | Call::Tokens(_) => None,
     }
 }

@@ -34,8 +34,8 @@ pub(super) async fn take<R: Replicator>(
     Parameters::read(parts.uri.query(), &[])?;
     body::nothing(request).await?;
     // It ends by itself, so a stop of the node lets it end; but only so many at once.
-    let place = app.service.stream_place()?;
-    let backup = Arc::new(app.service.backup().await?);
+    let place = (app.service.stream_place()?, app.service.count_stream(&app.caller)?);
+    let backup = Arc::new(app.service.backup(&app.caller).await?);
     let (bytes, applied_index) = (backup.bytes, backup.applied_index);
     let pieces = stream::try_unfold(0, move |offset| {
         let _held_while_open = &place;

@@ -2,7 +2,7 @@
 //! person can act on, and whether it happened.
 
 use axum::http::StatusCode;
-use axum::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::Response;
 use oarlock_client::stream::Why;
 use oarlock_client::wire::{self, Fate, Problem};
@@ -30,7 +30,7 @@ struct Parts {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, kind: &str, title: &str, detail: String) -> Self {
+    pub(super) fn new(status: StatusCode, kind: &str, title: &str, detail: String) -> Self {
         debug_assert!(published(kind, status.as_u16()), "{kind} is missing in `problems`");
         Self(Box::new(Parts {
             status,
@@ -292,7 +292,7 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "token-unknown", "No such grant", detail)
     }
 
-    fn full(kind: &str, what: &str, limit: u64) -> Self {
+    pub(super) fn full(kind: &str, what: &str, limit: u64) -> Self {
         let detail = format!("there are {limit} {what} already, and there may not be more");
         let title = "A bound is reached";
         let mut refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail).retrying();
@@ -423,6 +423,23 @@ impl From<ServiceError> for Refusal {
                     .closing()
                     .unknown()
             }
+            ServiceError::Unauthenticated(_) => {
+                let title = "Nobody known asks";
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", title, detail)
+            }
+            ServiceError::Revoked => {
+                let title = "Nobody known asks";
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", title, detail).unknown()
+            }
+            ServiceError::Forbidden(_) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", "The right is missing", detail)
+            }
+            ServiceError::OverQuota { limit, .. } => {
+                let (status, title) = (StatusCode::TOO_MANY_REQUESTS, "A quota is used up");
+                let mut refusal = Self::new(status, "quota-exceeded", title, detail).retrying();
+                refusal.0.problem.limit = Some(limit.into());
+                refusal
+            }
             ServiceError::Unknown(_) => {
                 let detail =
                     format!("{detail}; repeat with the same request id, or look before acting");
@@ -444,6 +461,9 @@ impl From<Refusal> for Response {
         }
         if let Some(allow) = parts.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if parts.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if parts.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

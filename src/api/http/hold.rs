@@ -29,6 +29,7 @@ use super::query::Parameters;
 use super::routes::App;
 use super::wait::{Step, Wait, refused};
 use super::{name, sse, translate};
+use crate::auth::right::{Scope, Verb};
 use crate::service::replicator::{Call, Replicator, ReplyBody};
 
 const PREFIX: &str = "/v1/hold/";
@@ -54,7 +55,10 @@ pub(super) fn open<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Respons
         return Err(Refusal::bad_request("`grace_ms` is at least 1000"));
     }
     let acquire = acquire(app, lock, &parameters, parts, grace_ms)?;
-    let place = app.service.stream_place()?;
+    // Before the answer begins, so that a refusal has its status.
+    let scope = Scope::Name(acquire.name.as_str());
+    app.service.permit(&app.caller, Verb::Acquire, scope)?;
+    let place = (app.service.stream_place()?, app.service.count_stream(&app.caller)?);
     let every = Duration::from_millis(grace_ms / 3);
     let state = State::Waiting(Wait::one(app, acquire), every);
     Ok(sse::respond(place, state, State::next))
@@ -158,12 +162,12 @@ async fn keep<R: Replicator>(
     let renew = async {
         tokio::time::sleep(pause).await;
         let call = Call::Propose(Command::Renew { lease_id });
-        app.service.call(call, every).await
+        app.service.call_as(&app.caller, call, every).await
     };
     let reply = tokio::select! {
         biased;
         reply = renew => reply,
-        why = app.service.streams_end() => return Kept::End(why),
+        why = app.service.streams_end(&app.caller) => return Kept::End(why),
     };
     let Ok(reply) = reply else { return Kept::Yes };
     match reply.body {
@@ -183,6 +187,7 @@ async fn keep<R: Replicator>(
         | ReplyBody::Grant(_)
         | ReplyBody::Position(_)
         | ReplyBody::Transfer(_)
-        | ReplyBody::Members(_) => Kept::Yes,
+        | ReplyBody::Members(_)
+        | ReplyBody::Tokens(_) => Kept::Yes,
     }
 }

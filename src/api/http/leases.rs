@@ -44,7 +44,8 @@ impl<R: Replicator> App<R> {
             | ReplyBody::Grant(_)
             | ReplyBody::Position(_)
             | ReplyBody::Transfer(_)
-            | ReplyBody::Members(_) => Err(unexpected()),
+            | ReplyBody::Members(_)
+            | ReplyBody::Tokens(_) => Err(unexpected()),
         }
     }
 
@@ -55,7 +56,7 @@ impl<R: Replicator> App<R> {
         stale: bool,
     ) -> Result<(Reply, Option<wire::Staleness>), Refusal> {
         if stale {
-            let (reply, age) = self.service.stale(&query);
+            let (reply, age) = self.service.stale_as(&self.caller, query)?;
             return Ok((reply, Some(translate::staleness(age))));
         }
         Ok((self.ask(Call::Read(query)).await?, None))

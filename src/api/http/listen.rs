@@ -4,6 +4,7 @@
 //! service. A connection whose client goes away drops the call that it carried.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +18,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
+use super::door::{self, Certificate};
 use super::patience::{Patient, Turns};
 use super::sse;
+use crate::tls::explain::explain;
+use crate::tls::material::Material;
+use crate::tls::name::client_in;
 
 /// Bytes that the head of one request may have. The longest name, encoded, takes 1.5 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -32,6 +38,8 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a peer may leave data unacknowledged, in milliseconds; a network hiccup is shorter.
 const DEAD_PEER_MS: u32 = 10_000;
+/// A TLS handshake takes a few round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Told to a connection above the cap.
 const FULL: &str = r#"{"type":"overloaded","title":"This node is at a bound","status":503,"detail":"too many connections; ask another node","outcome":"not_done"}"#;
 
@@ -54,11 +62,22 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Serves until `stop` is ready, then lets requests end within the grace.
+/// The same without TLS.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
+    serve_over(listener, router, limits, None, stop).await;
+}
+
+/// Serves until `stop` is ready, then lets requests end within the grace.
+pub async fn serve_over(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    tls: Option<Arc<Material>>,
     stop: impl Future<Output = ()>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
@@ -76,7 +95,8 @@ pub async fn serve(
             Ok((stream, peer)) => match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => {
                     let (router, stopping) = (router.clone(), stopping.subscribe());
-                    connections.spawn(connection(stream, peer, router, stopping, slot));
+                    let of = Of { peer, router, certificate: None };
+                    connections.spawn(connection(stream, of, tls.clone(), stopping, slot));
                 }
                 Err(_full) => refuse(stream),
             },
@@ -135,13 +155,21 @@ fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepcnt(stream, 3)
 }
 
-async fn connection(
-    stream: TcpStream,
+/// What a connection knows of its requests.
+struct Of {
     peer: SocketAddr,
     router: Router,
-    mut stopping: watch::Receiver<bool>,
+    certificate: Option<Certificate>,
+}
+
+async fn connection(
+    stream: TcpStream,
+    of: Of,
+    tls: Option<Arc<Material>>,
+    stopping: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 ) {
+    let peer = of.peer;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "set TCP_NODELAY");
     }
@@ -153,12 +181,39 @@ async fn connection(
     if let Err(error) = keep_alive(&stream) {
         tracing::debug!(%peer, %error, "probe a silent connection");
     }
+    let Some(tls) = tls else { return requests(stream, of, stopping).await };
+    let shaking = TlsAcceptor::from(tls.server()).accept(stream);
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await {
+        Ok(Ok(stream)) => {
+            let chain = stream.get_ref().1.peer_certificates();
+            let name = chain.and_then(|chain| client_in(chain.first()?));
+            let certificate = name.map(|name| Certificate(name.into()));
+            requests(stream, Of { certificate, ..of }, stopping).await;
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%peer, why = explain(&error), "a client was refused at the TLS handshake");
+        }
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake broke off"),
+        Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+    }
+}
+
+/// Answers the requests of one connection.
+async fn requests<S>(stream: S, of: Of, mut stopping: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Of { peer, router, certificate } = of;
     let turns = Turns::default();
     let io = TokioIo::new(Patient::new(stream, turns.clone()));
     let service = service_fn(move |mut request: Request<Incoming>| {
         turns.next();
-        if request.method() == Method::DELETE {
+        // Where an audited call comes from, or one that is for the machine of the node alone.
+        if request.method() == Method::DELETE || request.uri().path() == door::INIT {
             request.extensions_mut().insert(Peer(peer));
+        }
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(certificate.clone());
         }
         let answer = router.clone().call(request.map(Body::new));
         let turns = turns.clone();

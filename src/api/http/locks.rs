@@ -137,7 +137,7 @@ pub(super) async fn owner<R: Replicator>(
 ) -> Result<Owner, Refusal> {
     match (given, term) {
         (Some(owner), _) => Ok(Owner::new(owner)?),
-        (None, LeaseTerm::Session(id)) => match app.service.session_owner(id).await? {
+        (None, LeaseTerm::Session(id)) => match app.service.session_owner(&app.caller, id).await? {
             SessionOwner::Known(owner) => Ok(owner),
             SessionOwner::Missing(SessionView::Ended { how }) => Err(Refusal::session_gone(how)),
             SessionOwner::Missing(SessionView::Unknown | SessionView::Open(_)) => {
@@ -153,7 +153,7 @@ pub(super) async fn owner<R: Replicator>(
 /// The refusal of a wait that ran out, naming who is in the way if that can be learnt quickly.
 async fn wait_timeout<R: Replicator>(app: &App<R>, ended: &Ended) -> Refusal {
     let call = Call::Read(Query::Lock { name: ended.name.clone(), waiters_max: 0 });
-    match app.service.call(call, CONTENTION_DEADLINE).await {
+    match app.service.call_as(&app.caller, call, CONTENTION_DEADLINE).await {
         Ok(reply) => {
             let now = reply.now;
             let ReplyBody::Lock(view) = reply.body else { return unexpected() };
@@ -254,6 +254,7 @@ pub(super) async fn force_release<R: Replicator>(
         lock = %lock,
         ?target,
         %reason,
+        by = app.caller.name(),
         peer = parts.extensions.get::<Peer>().map(|peer| tracing::field::display(peer.0)),
         "force release"
     );

@@ -1,7 +1,7 @@
 //! The native API: JSON over HTTP, on every node.
 //!
 //! ```text
-//!  listen (sockets, deadlines, caps) -> routes (path, method) -> locks | leases | sessions | node
+//!  listen (sockets, deadlines, caps) -> routes (path, method) -> door (who asks) -> locks | leases | sessions | node
 //!         body (limits, strict JSON)    name (path -> lock name)    translate <-> service calls
 //!         error (rejections and service errors -> problem+json)
 //!         sse (frames) <- watch | wait | hold     why (in refusals and inspections)
@@ -9,6 +9,7 @@
 
 mod backup;
 mod body;
+mod door;
 mod error;
 mod hold;
 mod leases;
@@ -25,6 +26,7 @@ mod records;
 mod routes;
 mod sessions;
 mod sse;
+mod tokens;
 mod translate;
 mod wait;
 mod watch;
@@ -33,5 +35,5 @@ mod why;
 #[cfg(test)]
 mod tests;
 
-pub use listen::{Limits, serve};
+pub use listen::{Limits, serve, serve_over};
 pub use routes::{App, MetricsPage, router};

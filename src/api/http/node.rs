@@ -38,6 +38,8 @@ GET    /v1/cluster                members and leader
 POST   /v1/cluster/leader         hand leadership over: {\"node_id\": 2}, or {}
 GET    /v1/members                who they are; POST invites one, DELETE /{id} removes one
 POST   /v1/members/{id}/promote   make it a voter; /{id}/replace: {\"with\": 4}
+GET    /v1/tokens                 access tokens; POST makes one, DELETE /{id} revokes it
+POST   /v1/tokens/init            the first one, on the machine of a node
 POST   /v1/backup                 the whole state, as a file
 GET    /livez /readyz /metrics /openapi.json
 ";

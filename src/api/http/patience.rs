@@ -16,7 +16,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 /// Between two requests.
@@ -48,9 +47,9 @@ enum Awaits {
     Head(u64),
 }
 
-/// A TCP stream that loses patience: its reads and writes fail when their time is over.
-pub(super) struct Patient {
-    stream: TcpStream,
+/// A stream that loses patience: its reads and writes fail when their time is over.
+pub(super) struct Patient<S> {
+    stream: S,
     turns: Turns,
     /// The turn in which bytes of a head were read.
     head_began: Option<u64>,
@@ -59,8 +58,8 @@ pub(super) struct Patient {
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    pub(super) fn new(stream: TcpStream, turns: Turns) -> Self {
+impl<S> Patient<S> {
+    pub(super) fn new(stream: S, turns: Turns) -> Self {
         let read_timer = Box::pin(sleep(IDLE_TIMEOUT));
         Self {
             stream,
@@ -106,7 +105,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -125,7 +124,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

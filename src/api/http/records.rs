@@ -1,8 +1,8 @@
 //! What a lock carries and what is remembered of it: values and history.
 
 use axum::body::Body;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use oarlock_client::wire;
 use oarlock_core::command::Command;
@@ -10,10 +10,10 @@ use oarlock_core::ids::{LockName, Token, Value};
 use oarlock_core::limits;
 use oarlock_core::outcome::Outcome;
 
-use super::body::{self, answer};
+use super::body::{self, answer as json};
 use super::error::Refusal;
 use super::query::Parameters;
-use super::routes::{App, unexpected};
+use super::routes::{App, Route, unexpected};
 use super::{name, translate};
 use crate::service::replicator::{Query, Replicator, ReplyBody};
 
@@ -28,23 +28,40 @@ const GRANTS_MAX: u64 = 1_000;
 const NOTE: &str = "the cluster keeps the newest 65,536 ended grants over all locks; older ones are \
                     forgotten";
 
+/// Answers the paths of values and of the past.
+pub(super) async fn answer<R: Replicator>(
+    app: &App<R>,
+    (route, method): (Route, Method),
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Refusal> {
+    match (route, method) {
+        (Route::Value, Method::GET) => value(app, parts).await,
+        (Route::Value, Method::PUT) => set_value(app, parts, body).await,
+        (Route::Value, Method::DELETE) => delete_value(app, parts, body).await,
+        (Route::History, Method::GET) => history(app, parts).await,
+        (Route::Grant, Method::GET) => grant(app, parts).await,
+        (other, _) => Err(Refusal::method_not_allowed(other.allow())),
+    }
+}
+
 fn lock_name(parts: &Parts, prefix: &str) -> Result<LockName, Refusal> {
     name::from_path(parts.uri.path().strip_prefix(prefix).unwrap_or_default())
 }
 
-pub(super) async fn value<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
+async fn value<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
     let lock = lock_name(parts, VALUES)?;
     let parameters = Parameters::read(parts.uri.query(), &["consistency"])?;
     let query = Query::Lock { name: lock, waiters_max: 0 };
     let (reply, staleness_ms) = app.look(query, parameters.stale()?).await?;
     let ReplyBody::Lock(view) = &reply.body else { return Err(unexpected()) };
     match translate::lock(view, reply.now).value {
-        Some(body) => Ok(answer(StatusCode::OK, &wire::Aged { body, staleness_ms })),
+        Some(body) => Ok(json(StatusCode::OK, &wire::Aged { body, staleness_ms })),
         None => Err(Refusal::no_value(view.name.as_str())),
     }
 }
 
-pub(super) async fn set_value<R: Replicator>(
+async fn set_value<R: Replicator>(
     app: &App<R>,
     parts: &Parts,
     body: Body,
@@ -59,12 +76,12 @@ pub(super) async fn set_value<R: Replicator>(
     let Outcome::ValueSet(written) = outcome else { return Err(unexpected()) };
     let lock = lock.as_str();
     Ok(match written {
-        Some(info) => answer(StatusCode::OK, &translate::value(lock, &info, true)),
+        Some(info) => json(StatusCode::OK, &translate::value(lock, &info, true)),
         None => deleted(lock, true),
     })
 }
 
-pub(super) async fn delete_value<R: Replicator>(
+async fn delete_value<R: Replicator>(
     app: &App<R>,
     parts: &Parts,
     body: Body,
@@ -78,13 +95,10 @@ pub(super) async fn delete_value<R: Replicator>(
 }
 
 fn deleted(lock: &str, deleted: bool) -> Response {
-    answer(StatusCode::OK, &wire::ValueDeleted { lock: lock.to_owned(), deleted })
+    json(StatusCode::OK, &wire::ValueDeleted { lock: lock.to_owned(), deleted })
 }
 
-pub(super) async fn history<R: Replicator>(
-    app: &App<R>,
-    parts: &Parts,
-) -> Result<Response, Refusal> {
+async fn history<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
     let lock = lock_name(parts, HISTORY)?;
     let parameters = Parameters::read(parts.uri.query(), &["limit", "before", "consistency"])?;
     let limit = match parameters.number("limit", GRANTS_MAX)? {
@@ -102,11 +116,11 @@ pub(super) async fn history<R: Replicator>(
         next: page.next.map(|token| token.0),
         note: NOTE.to_owned(),
     };
-    Ok(answer(StatusCode::OK, &wire::Aged { body, staleness_ms }))
+    Ok(json(StatusCode::OK, &wire::Aged { body, staleness_ms }))
 }
 
 /// Which grant had this token.
-pub(super) async fn grant<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
+async fn grant<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal> {
     let parameters = Parameters::read(parts.uri.query(), &["token", "consistency"])?;
     let Some(token) = parameters.number("token", limits::TOKEN_MAX)? else {
         return Err(Refusal::bad_request(
@@ -117,5 +131,5 @@ pub(super) async fn grant<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<
     let ReplyBody::Grant(grant) = &reply.body else { return Err(unexpected()) };
     let Some(grant) = grant else { return Err(Refusal::token_unknown(token)) };
     let body = translate::past_grant(grant);
-    Ok(answer(StatusCode::OK, &wire::Aged { body, staleness_ms }))
+    Ok(json(StatusCode::OK, &wire::Aged { body, staleness_ms }))
 }

@@ -10,9 +10,12 @@ use axum::response::Response;
 use axum::routing::any;
 
 use super::error::Refusal;
-use super::{backup, hold, leases, locks, many, members, node, records, sessions, watch};
+use super::{
+    backup, door, hold, leases, locks, many, members, node, records, sessions, tokens, watch,
+};
 use crate::observe::stopwatch::Stopwatch;
 use crate::service::error::ServiceError;
+use crate::service::gate::Caller;
 use crate::service::replicator::{Call, Replicator, Reply};
 use crate::service::{NodeState, Service, deadline_of};
 
@@ -23,11 +26,27 @@ pub type MetricsPage = Arc<dyn Fn(&NodeState) -> String + Send + Sync>;
 pub struct App<R: Replicator> {
     pub service: Arc<Service<R>>,
     pub metrics: MetricsPage,
+    /// Who asks. Each request has its own copy of this, and finds out before anything else is done.
+    pub caller: Caller,
+    /// What quotas are counted by.
+    pub(super) clock: Stopwatch,
+}
+
+impl<R: Replicator> App<R> {
+    /// Asked by nobody yet.
+    pub fn new(service: Arc<Service<R>>, metrics: MetricsPage) -> Self {
+        Self { service, metrics, caller: Caller::default(), clock: Stopwatch::start() }
+    }
 }
 
 impl<R: Replicator> Clone for App<R> {
     fn clone(&self) -> Self {
-        Self { service: Arc::clone(&self.service), metrics: Arc::clone(&self.metrics) }
+        Self {
+            service: Arc::clone(&self.service),
+            metrics: Arc::clone(&self.metrics),
+            caller: self.caller.clone(),
+            clock: self.clock,
+        }
     }
 }
 
@@ -57,6 +76,9 @@ pub(super) enum Route {
     Member,
     MemberPromote,
     MemberReplace,
+    Tokens,
+    TokensInit,
+    Token,
     Backup,
     Watch,
     Hold,
@@ -90,6 +112,9 @@ impl Route {
         Self::Member,
         Self::MemberPromote,
         Self::MemberReplace,
+        Self::Tokens,
+        Self::TokensInit,
+        Self::Token,
         Self::Backup,
         Self::Watch,
         Self::Hold,
@@ -121,6 +146,9 @@ impl Route {
             Self::Member => "/v1/members/{id}",
             Self::MemberPromote => "/v1/members/{id}/promote",
             Self::MemberReplace => "/v1/members/{id}/replace",
+            Self::Tokens => "/v1/tokens",
+            Self::TokensInit => "/v1/tokens/init",
+            Self::Token => "/v1/tokens/{id}",
             Self::Backup => "/v1/backup",
             Self::Watch => "/v1/watch",
             Self::Hold => "/v1/hold/{name}",
@@ -133,8 +161,8 @@ impl Route {
             Self::Lock => "GET, HEAD, POST, DELETE",
             Self::Value => "GET, HEAD, PUT, DELETE",
             Self::Lease | Self::Session => "GET, HEAD, DELETE",
-            Self::Locks | Self::Members => "GET, HEAD, POST",
-            Self::Member => "DELETE",
+            Self::Locks | Self::Members | Self::Tokens => "GET, HEAD, POST",
+            Self::Member | Self::Token => "DELETE",
             Self::LeaseRenew
             | Self::LeaseHandOver
             | Self::SessionRenew
@@ -143,6 +171,7 @@ impl Route {
             | Self::ClusterLeader
             | Self::MemberPromote
             | Self::MemberReplace
+            | Self::TokensInit
             | Self::Backup => "POST",
             Self::Index
             | Self::Livez
@@ -191,6 +220,9 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
         .route("/v1/members/{id}", at(Route::Member))
         .route("/v1/members/{id}/promote", at(Route::MemberPromote))
         .route("/v1/members/{id}/replace", at(Route::MemberReplace))
+        .route("/v1/tokens", at(Route::Tokens))
+        .route("/v1/tokens/init", at(Route::TokensInit))
+        .route("/v1/tokens/{id}", at(Route::Token))
         .route("/v1/backup", at(Route::Backup))
         .route("/v1/watch", at(Route::Watch))
         .route("/v1/hold/{*name}", at(Route::Hold))
@@ -200,12 +232,13 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
         .with_state(app)
 }
 
-async fn answer<R: Replicator>(app: App<R>, route: Route, request: Request) -> Response {
+async fn answer<R: Replicator>(mut app: App<R>, route: Route, request: Request) -> Response {
     let stopwatch = Stopwatch::start();
-    let mut response = match dispatch(&app, route, request).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.into(),
+    let answered = match door::enter(&mut app, route, &request) {
+        Ok(()) => dispatch(&app, route, request).await,
+        Err(refusal) => Err(refusal),
     };
+    let mut response = answered.unwrap_or_else(Into::into);
     name_leader(&app, response.headers_mut());
     let status = response.status().as_u16();
     app.service.observer().answered(route.pattern(), status, stopwatch.time());
@@ -239,6 +272,9 @@ async fn dispatch<R: Replicator>(
         (Route::Members | Route::Member | Route::MemberPromote | Route::MemberReplace, method) => {
             members::answer(app, (route, method), &parts, body).await
         }
+        (Route::Tokens | Route::TokensInit | Route::Token, method) => {
+            tokens::answer(app, (route, method), &parts, body).await
+        }
         (Route::Backup, Method::POST) => backup::take(app, &parts, body).await,
         (Route::Watch, Method::GET) => watch::open(app, &parts),
         (Route::Hold, Method::GET) => hold::open(app, &parts),
@@ -256,11 +292,9 @@ async fn dispatch<R: Replicator>(
         (Route::Session, Method::DELETE) => sessions::close(app, &parts, body).await,
         (Route::SessionRenew, Method::POST) => sessions::renew(app, &parts, body).await,
         (Route::Fence, Method::POST) => locks::fence(app, &parts, body).await,
-        (Route::Value, Method::GET) => records::value(app, &parts).await,
-        (Route::Value, Method::PUT) => records::set_value(app, &parts, body).await,
-        (Route::Value, Method::DELETE) => records::delete_value(app, &parts, body).await,
-        (Route::History, Method::GET) => records::history(app, &parts).await,
-        (Route::Grant, Method::GET) => records::grant(app, &parts).await,
+        (Route::Value | Route::History | Route::Grant, method) => {
+            records::answer(app, (route, method), &parts, body).await
+        }
         (
             Route::Index
             | Route::Livez
@@ -276,9 +310,6 @@ async fn dispatch<R: Replicator>(
             | Route::Session
             | Route::SessionRenew
             | Route::Fence
-            | Route::Value
-            | Route::History
-            | Route::Grant
             | Route::Cluster
             | Route::ClusterLeader
             | Route::Backup
@@ -293,7 +324,7 @@ impl<R: Replicator> App<R> {
     /// Asks the leader, and keeps the deadline that fits the call.
     pub(super) async fn ask(&self, call: Call) -> Result<Reply, Refusal> {
         let deadline = deadline_of(&call);
-        Ok(self.service.call(call, deadline).await?)
+        Ok(self.service.call_as(&self.caller, call, deadline).await?)
     }
 }
 

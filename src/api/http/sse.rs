@@ -17,6 +17,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{encode, with_type};
+use crate::service::gate::Counted;
 
 const EVENT_STREAM: &str = "text/event-stream";
 /// How often a comment is written to a stream that has nothing to tell: it finds dead peers, and
@@ -52,7 +53,11 @@ pub(super) fn is_stream<B>(response: &HttpResponse<B>) -> bool {
 }
 
 /// A response of events. `next` makes one frame after the other from the state, until `None`.
-pub(super) fn respond<S, F, N>(place: OwnedSemaphorePermit, state: S, mut next: N) -> Response
+pub(super) fn respond<S, F, N>(
+    place: (OwnedSemaphorePermit, Counted),
+    state: S,
+    mut next: N,
+) -> Response
 where
     S: Send + 'static,
     F: Future<Output = Option<(Bytes, S)>> + Send + 'static,

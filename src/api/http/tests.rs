@@ -8,6 +8,7 @@ mod many;
 mod metrics;
 mod openapi;
 mod records;
+mod rights;
 mod streams;
 
 use oarlock_core::planted;
@@ -80,7 +81,7 @@ impl Node {
         let expiring = Arc::clone(&service);
         tokio::spawn(async move { expiring.expire().await });
         let page = Arc::new(move |state: &_| metrics.render(state));
-        let router = router(App { service: Arc::clone(&service), metrics: page });
+        let router = router(App::new(Arc::clone(&service), page));
         Self { solo, service, router }
     }
 

@@ -183,7 +183,8 @@ pub(super) fn respond<R: Replicator, T: Send + 'static, B: Serialize + 'static>(
     wait: Wait<R, T>,
     granted: fn(&T, LeaseTime) -> B,
 ) -> Result<Response, Refusal> {
-    let place = wait.app.service.stream_place()?;
+    let service = &wait.app.service;
+    let place = (service.stream_place()?, service.count_stream(&wait.app.caller)?);
     Ok(sse::respond(place, Some(wait), move |wait| async move {
         let mut wait = wait?;
         match wait.step(sse::PING_EVERY).await {

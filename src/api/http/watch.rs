@@ -19,6 +19,7 @@ use super::error::Refusal;
 use super::query::Parameters;
 use super::routes::App;
 use super::{sse, translate};
+use crate::auth::right::{Scope, Verb};
 use crate::service::replicator::Replicator;
 use crate::service::watch::Found;
 
@@ -41,6 +42,7 @@ pub(super) fn open<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Respons
     if prefix.len() > limits::NAME_BYTES_MAX {
         return Err(Refusal::bad_request("`prefix` is longer than any name may be"));
     }
+    app.service.permit(&app.caller, Verb::Inspect, Scope::Prefix(&prefix))?;
     // Subscribed before the range is read, so that no event falls in between.
     let news = app.service.recent().news();
     let (oldest, next) = app.service.recent().range();
@@ -51,9 +53,9 @@ pub(super) fn open<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Respons
     if from < oldest {
         return Err(Refusal::revision_gone(oldest));
     }
-    let place = app.service.stream_place()?;
-    let service = app.service.clone();
-    let ended: Ended = Box::pin(async move { service.streams_end().await });
+    let place = (app.service.stream_place()?, app.service.count_stream(&app.caller)?);
+    let (service, caller) = (app.service.clone(), app.caller.clone());
+    let ended: Ended = Box::pin(async move { service.streams_end(&caller).await });
     let ready = VecDeque::from([sse::ping()]);
     let watch = Watch { app: app.clone(), prefix, from, ready, news, ended, over: false };
     Ok(sse::respond(place, watch, Watch::next))

@@ -24,7 +24,7 @@ struct Network {
 
 fn halves(stream: DuplexStream) -> Stream {
     let (reader, writer) = tokio::io::split(stream);
-    Stream { reader: Box::new(reader), writer: Box::new(writer) }
+    Stream { reader: Box::new(reader), writer: Box::new(writer), certified: None }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -45,7 +45,7 @@ impl Network {
 struct Wire(Arc<Network>);
 
 impl Connector for Wire {
-    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Stream>> {
+    fn connect(&self, _to: NodeId, address: String) -> BoxFuture<'static, io::Result<Stream>> {
         self.0.attempts.send_modify(|attempts| *attempts.entry(address.clone()).or_default() += 1);
         if lock(&self.0.silent).contains(&address) {
             return std::future::pending().boxed();

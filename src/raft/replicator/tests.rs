@@ -43,6 +43,7 @@ struct Nobody(Mutex<BTreeSet<String>>);
 impl Connector for Nobody {
     fn connect(
         &self,
+        _to: NodeId,
         address: String,
     ) -> futures_util::future::BoxFuture<'static, io::Result<Stream>> {
         self.0.lock().expect("unpoisoned").insert(address);
@@ -129,7 +130,7 @@ impl Node {
         let query = Query::Locks { prefix: String::new(), after: None, limit: 1 };
         let found = async {
             while !self.asked.0.lock().expect("unpoisoned").contains(address) {
-                let _nobody = self.replicator.forward(id, Call::Read(query.clone())).await;
+                let _nobody = self.replicator.forward(id, None, Call::Read(query.clone())).await;
                 tokio::task::yield_now().await;
             }
         };
@@ -251,7 +252,12 @@ async fn a_backup_has_every_write_that_was_acknowledged_before_it() {
         assert_eq!(node.replicator.propose(Command::Advance).await, Ok(Outcome::Done));
         let acknowledged = node.replicator.status().applied_index;
         assert!(acknowledged > before);
-        let backup = tokio::time::timeout(PATIENCE, service.backup()).await.expect("in time");
+        let backup = tokio::time::timeout(
+            PATIENCE,
+            service.backup(&crate::service::gate::Caller::default()),
+        )
+        .await
+        .expect("in time");
         before = backup.expect("a copy").applied_index;
         assert!(before >= acknowledged, "{before} of {acknowledged}");
     }

@@ -31,7 +31,7 @@ use crate::raft::transport::wire::{
 };
 use crate::service::error::ServiceError;
 use crate::service::members::Join;
-use crate::service::replicator::{BoxFuture, Call, Reply};
+use crate::service::replicator::{BoxFuture, Call, NodeId, Reply};
 
 /// A connection says hello within this time.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,7 +60,8 @@ const APPENDS_IN_FLIGHT_MAX: usize = 64;
 /// Answers waiting to be written to one connection.
 const QUEUED_ANSWERS_MAX: usize = 4096;
 
-type CallHandler = Box<dyn Fn(Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>;
+type CallHandler =
+    Box<dyn Fn(Option<String>, Call) -> BoxFuture<Result<Reply, ServiceError>> + Send + Sync>;
 type JoinHandler = Box<dyn Fn(Join) -> BoxFuture<JoinReply> + Send + Sync>;
 type BirthHandler = Box<dyn Fn(Identity) -> Result<(), String> + Send + Sync>;
 
@@ -151,7 +152,8 @@ async fn serve(stream: Stream, local: Arc<Local>, handlers: Arc<Handlers>) -> Re
     let admitted = match hello.map_err(io::Error::from)? {
         Ok((_, hello)) => {
             let member = handlers.raft.get().ok().and_then(|raft| raft.member(hello.from));
-            local.admit(&hello, member.as_ref()).map(|()| hello)
+            let certified = certified(stream.certified, hello.from);
+            certified.and_then(|()| local.admit(&hello, member.as_ref())).map(|()| hello)
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             Err(format!("what it says is not a hello of this protocol ({error})"))
@@ -179,6 +181,16 @@ async fn serve(stream: Stream, local: Arc<Local>, handlers: Arc<Handlers>) -> Re
         read = session.read(&mut reader, ordered) => Ok(read?),
         () = in_order => Ok(()),
         why = removed.removed(from) => Err(Ended::Refused(why)),
+    }
+}
+
+/// A certificate is for one node; nobody speaks for another with it.
+fn certified(by_certificate: Option<NodeId>, from: NodeId) -> Result<(), String> {
+    match by_certificate {
+        Some(id) if id != from => {
+            Err(format!("it calls itself node {from}, its certificate is of node {id}"))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -228,7 +240,12 @@ impl Session {
                         hear(beacon);
                     }
                 }
-                (Purpose::Control, Request::Call(call)) => self.begin(id, call, &mut tasks).await,
+                (Purpose::Control, Request::Call(call)) => {
+                    self.begin(id, (None, call), &mut tasks).await;
+                }
+                (Purpose::Control, Request::CallAs(by, call)) => {
+                    self.begin(id, (Some(by), call), &mut tasks).await;
+                }
                 (Purpose::Control | Purpose::Birth, request) => {
                     if tasks.len() > TASKS_MAX {
                         return Err(io::Error::other("the peer asks too much at once"));
@@ -257,7 +274,7 @@ impl Session {
     }
 
     /// Begins to work on a forwarded call.
-    async fn begin(&self, id: u64, call: Call, tasks: &mut JoinSet<()>) {
+    async fn begin(&self, id: u64, (by, call): (Option<String>, Call), tasks: &mut JoinSet<()>) {
         if lock(&self.calls).len() >= CALLS_MAX {
             let why = format!("{CALLS_MAX} calls of one node are being worked on");
             return self.answer(id, &Response::Call(Err(ServiceError::Overloaded(why)))).await;
@@ -266,7 +283,7 @@ impl Session {
         let mut calls = lock(&self.calls);
         let task = tasks.spawn(async move {
             let result = match session.handlers.call.get() {
-                Some(answer) => answer(call).await,
+                Some(answer) => answer(by, call).await,
                 None => Err(ServiceError::NotLeader(None)),
             };
             lock(&session.calls).remove(&id);
@@ -368,6 +385,7 @@ impl Session {
             | Request::SnapshotBegin { .. }
             | Request::SnapshotChunk { .. }
             | Request::Call(_)
+            | Request::CallAs(..)
             | Request::Cancel
             | Request::Beacon(_)
             | Request::Probe

@@ -281,7 +281,12 @@ impl Link {
 impl End {
     async fn open(&self) -> io::Result<Connection> {
         let (address, instance_id) = lock(&self.place).clone();
-        let mut stream = self.connector.connect(address.clone()).await?;
+        let connected = self.connector.connect(self.to, address.clone()).await;
+        let mut stream = connected.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                self.note(&address, Some(&error.to_string()));
+            }
+        })?;
         let hello = wire::frame(KIND_HELLO, 0, &self.local.hello(self.to, self.purpose));
         frame::write_all(&mut stream.writer, &hello).await?;
         let (bytes_max, silence) = (self.purpose.frame_bytes_max(), silence_max(self.purpose));

@@ -26,6 +26,7 @@ mod receiving;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod wire;
 
 pub use network::NetworkFactory;

@@ -274,11 +274,25 @@ impl Peers {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    /// Asks another node to answer a call as leader. Dropping the future tells that node.
+    /// The same in nobody's name.
     pub async fn forward(&self, to: NodeId, call: Call) -> Result<Reply, ForwardError> {
+        self.forward_as(to, None, call).await
+    }
+
+    /// Asks another node to answer a call as leader, in the name of whoever showed that credential.
+    /// Dropping the future tells that node.
+    pub async fn forward_as(
+        &self,
+        to: NodeId,
+        by: Option<String>,
+        call: Call,
+    ) -> Result<Reply, ForwardError> {
         let not_sent = |why: &dyn ToString| ForwardError::NotSent(why.to_string());
         let links = self.find(to).ok_or_else(|| not_sent(&"no such member is known"))?;
-        let request = Request::Call(call);
+        let request = match by {
+            Some(by) => Request::CallAs(by, call),
+            None => Request::Call(call),
+        };
         let started = timeout(CONNECT_DEADLINE, links.control.start(&request, true)).await;
         let mut answer = match started {
             Ok(Ok(answer)) => answer,

@@ -53,6 +53,7 @@ impl Receiver {
             | Request::PreVote(_)
             | Request::Transfer(_)
             | Request::Call(_)
+            | Request::CallAs(..)
             | Request::Cancel
             | Request::Beacon(_)
             | Request::Probe

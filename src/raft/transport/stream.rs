@@ -7,16 +7,21 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::service::replicator::NodeId;
+
 /// Both directions of a connection.
 pub struct Stream {
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,
+    /// The node that its certificate names, where certificates are asked for.
+    pub certified: Option<NodeId>,
 }
 
 /// Makes connections to peers. Whoever calls sets the deadline, by dropping the future.
 pub trait Connector: Send + Sync + 'static {
-    /// Connects to a `host:port`.
-    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Stream>>;
+    /// Connects to that node at a `host:port`. An error of the kind `InvalidData` says that who
+    /// answered is not that node.
+    fn connect(&self, to: NodeId, address: String) -> BoxFuture<'static, io::Result<Stream>>;
 }
 
 /// Takes connections of peers.
@@ -32,11 +37,11 @@ fn halves(stream: TcpStream) -> io::Result<Stream> {
     // Frames are gathered before they are written; waiting for more would only delay them.
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
-    Ok(Stream { reader: Box::new(reader), writer: Box::new(writer) })
+    Ok(Stream { reader: Box::new(reader), writer: Box::new(writer), certified: None })
 }
 
 impl Connector for Tcp {
-    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Stream>> {
+    fn connect(&self, _to: NodeId, address: String) -> BoxFuture<'static, io::Result<Stream>> {
         async move { halves(TcpStream::connect(address).await?) }.boxed()
     }
 }

@@ -113,7 +113,12 @@ impl Replicator for Scripted {
         self.solo.lease_now()
     }
 
-    async fn forward(&self, _to: NodeId, _call: Call) -> Result<Reply, ForwardError> {
+    async fn forward(
+        &self,
+        _to: NodeId,
+        _by: Option<String>,
+        _call: Call,
+    ) -> Result<Reply, ForwardError> {
         Err(ForwardError::NotSent("it leads itself".to_owned()))
     }
 

@@ -69,7 +69,7 @@ fn alone() -> Router {
     let as_upcalls: Arc<dyn Upcalls> = service.clone();
     let upcalls: Weak<dyn Upcalls> = Arc::downgrade(&as_upcalls);
     solo.attach(upcalls);
-    router(App { service, metrics: Arc::new(|_: &_| String::new()) })
+    router(App::new(service, Arc::new(|_: &_| String::new())))
 }
 
 async fn answer(request: Request<Body>) {

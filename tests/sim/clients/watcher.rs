@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use oarlock::raft::replicator::RaftReplicator;
 use oarlock::service::Service;
+use oarlock::service::gate::Caller;
 use oarlock::service::watch::Found;
 use tokio::task::JoinHandle;
 
@@ -51,7 +52,7 @@ impl Watcher {
             self.open = self.outside.doors.service(node).map(|(handle, service)| {
                 let ends = Arc::clone(&service);
                 let ends = handle.spawn(async move {
-                    ends.streams_end().await;
+                    ends.streams_end(&Caller::default()).await;
                 });
                 Open { node, service, ends }
             });

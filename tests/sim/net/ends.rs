@@ -22,7 +22,7 @@ pub(super) struct SimConnector {
 }
 
 impl Connector for SimConnector {
-    fn connect(&self, address: String) -> BoxFuture<'static, io::Result<Stream>> {
+    fn connect(&self, _to: u64, address: String) -> BoxFuture<'static, io::Result<Stream>> {
         let (reply, heard) = oneshot::channel();
         let to = address.trim_start_matches("node-").trim_end_matches(":1").parse();
         let mut state = lock(&self.net.state);

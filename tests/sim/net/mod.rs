@@ -305,6 +305,10 @@ impl Net {
 
     fn stream(&self, read: u64, write: u64) -> Stream {
         let end = |id| PipeEnd { net: self.clone(), id };
-        Stream { reader: Box::new(Reader(end(read))), writer: Box::new(Writer(end(write))) }
+        Stream {
+            reader: Box::new(Reader(end(read))),
+            writer: Box::new(Writer(end(write))),
+            certified: None,
+        }
     }
 }

@@ -32,8 +32,16 @@ fn document() -> Value {
             "license": { "name": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
+        "security": [{}, { "token": [] }],
         "paths": paths,
-        "components": { "schemas": schemas::schemas() },
+        "components": {
+            "schemas": schemas::schemas(),
+            "securitySchemes": { "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Needed once the cluster has an access token, or with auth_required.",
+            } },
+        },
     })
 }
 
@@ -76,8 +84,12 @@ fn parameters(call: &Call) -> Vec<Value> {
     }
     if call.path.contains("{id}") {
         let node = json!({ "type": "integer", "minimum": 1 });
-        let other = typed("string", schemas::lease_or_session_id());
-        add("id", "path", true, if call.group == "members" { node } else { other });
+        let other = match call.group {
+            "members" => node,
+            "tokens" => json!({ "type": "string" }),
+            _ => typed("string", schemas::lease_or_session_id()),
+        };
+        add("id", "path", true, other);
     }
     for name in call.query {
         let required =
@@ -127,6 +139,9 @@ fn problems(call: &Call) -> BTreeSet<&'static str> {
     if call.sort != Sort::Here {
         kinds.extend(["bad-request", "no-leader", "overloaded", "shutting-down"]);
         kinds.insert("unknown-outcome");
+    }
+    if call.path.starts_with("/v1/") || call.path == "/metrics" {
+        kinds.extend(["unauthenticated", "forbidden", "quota-exceeded"]);
     }
     if call.body != Body::None {
         kinds.extend(["body-timeout", "body-too-large"]);

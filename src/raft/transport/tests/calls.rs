@@ -45,7 +45,7 @@ fn answer_calls(node: &Node) -> (Arc<Semaphore>, mpsc::Receiver<Seen>) {
     let permits = Arc::new(Semaphore::new(0));
     let (seen, seeing) = mpsc::channel(4096);
     let gate = Arc::clone(&permits);
-    let answer = move |call: Call| {
+    let answer = move |_by: Option<String>, call: Call| {
         let (gate, seen) = (Arc::clone(&gate), seen.clone());
         async move {
             let Call::Read(Query::Locks { limit, .. }) = call else {

@@ -34,6 +34,7 @@ use crate::service::members::{
     Join, KnownMember, MembersCall, MembersRefusal, MembersReply, TokenProblem,
 };
 use crate::service::replicator::{Call, Query, Reply, ReplyBody, Transfer};
+use crate::service::tokens::{TokensCall, TokensRefusal, TokensReply};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -101,7 +102,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
         mark: None,
     };
     let frame = wire::frame(KIND_HELLO, 5, &hello(Purpose::Append));
-    assert_eq!(hex(&frame), "01681000000005000000000000000300010701650200e62881db");
+    assert_eq!(hex(&frame), "01681000000005000000000000000400010701650200e22dd821");
     let welcome: HelloReply =
         Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None });
     assert_eq!(
@@ -119,7 +120,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
     assert_eq!(hex(&codec::encode(&mark)), "070103010101030109");
     assert_eq!(hex(&codec::encode(&Mark::default())), "000000");
     let unborn = Hello { cluster_id: None, ..hello(Purpose::Birth) };
-    assert_eq!(hex(&codec::encode(&unborn)), "03030001650200");
+    assert_eq!(hex(&codec::encode(&unborn)), "04030001650200");
 }
 
 #[test]
@@ -174,6 +175,7 @@ fn the_bytes_of_a_request_are_fixed() {
         (Request::Birth(identity(1, 7)), "0a07010301000065020000660300006701"),
         (Request::Ping, "0b"),
         (Request::Join(Box::new(join())), "0c07040865037a3a3103613a32"),
+        (Request::CallAs("ab".to_owned(), Call::Position), "0d02616202"),
     ]);
 }
 
@@ -216,6 +218,7 @@ fn the_bytes_of_a_forwarded_call_are_fixed() {
         (Call::Position, "02"),
         (Call::TransferLeader(Some(2)), "030102"),
         (Call::Members(MembersCall::Promote(4)), "040204"),
+        (Call::Tokens(TokensCall::Revoke { id: "ab".to_owned() }), "0501026162"),
     ]);
     assert_golden(&[
         (Query::Lock { name: name(), waiters_max: 300 }, "0003612f62fb2c01"),
@@ -239,6 +242,10 @@ fn the_bytes_of_a_forwarded_call_are_fixed() {
         (ServiceError::Unknown("u".to_owned()), "030175"),
         (ServiceError::NotLeader(Some(2)), "040102"),
         (ServiceError::Leaving, "05"),
+        (ServiceError::Unauthenticated("u".to_owned()), "060175"),
+        (ServiceError::Forbidden("f".to_owned()), "070166"),
+        (ServiceError::Revoked, "08"),
+        (ServiceError::OverQuota { what: "w".to_owned(), limit: 300 }, "090177fb2c01"),
     ]);
 }
 
@@ -299,6 +306,41 @@ fn the_bytes_of_a_reply_are_fixed() {
         (ReplyBody::Position(300), "08fb2c01"),
         (ReplyBody::Transfer(Transfer::To(3)), "090003"),
         (ReplyBody::Members(MembersReply::Changed), "0a02"),
+        (ReplyBody::Tokens(TokensReply::Created), "0b00"),
+    ]);
+}
+
+#[test]
+fn the_bytes_of_changes_of_the_credentials_are_fixed() {
+    let create = TokensCall::Create {
+        id: "ab".to_owned(),
+        name: "n".to_owned(),
+        hash: Some([1; 32]),
+        rights: vec!["admin".to_owned()],
+        ttl_ms: Some(300),
+        waiting: None,
+        streams: None,
+        requests_per_second: Some(7),
+        first: true,
+    };
+    assert_golden(&[
+        (
+            create,
+            "00026162016e01010101010101010101010101010101010101010101010101010101010101010101056164\
+             6d696e01fb2c010000010701",
+        ),
+        (TokensCall::Revoke { id: "ab".to_owned() }, "01026162"),
+    ]);
+    assert_golden(&[
+        (TokensReply::Created, "00"),
+        (TokensReply::Revoked { existed: true }, "0101"),
+        (TokensReply::Refused(TokensRefusal::LastAdmin), "0201"),
+    ]);
+    assert_golden(&[
+        (TokensRefusal::Exists, "00"),
+        (TokensRefusal::LastAdmin, "01"),
+        (TokensRefusal::TooMany { limit: 300 }, "02fb2c01"),
+        (TokensRefusal::TooLarge, "03"),
     ]);
 }
 

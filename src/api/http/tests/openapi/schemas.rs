@@ -8,7 +8,9 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::api::http::problems::PROBLEMS;
+use crate::auth::credential::{NAME_BYTES_MAX, RIGHTS_MAX};
 use crate::service::members::{INVITATION_MS_MAX, INVITATION_MS_MIN};
+use crate::service::tokens::{TTL_MS_MAX, TTL_MS_MIN};
 
 /// All schemas by name.
 pub(super) fn schemas() -> Map<String, Value> {
@@ -28,6 +30,8 @@ pub(super) fn schemas() -> Map<String, Value> {
     requests.subschema_for::<wire::LeaderRequest>();
     requests.subschema_for::<wire::InvitationRequest>();
     requests.subschema_for::<wire::ReplaceRequest>();
+    requests.subschema_for::<wire::AccessTokenRequest>();
+    requests.subschema_for::<wire::FirstTokenRequest>();
     requests.subschema_for::<wire::Nothing>();
     let mut answers = settings().for_serialize().into_generator();
     answered(&mut answers);
@@ -67,6 +71,9 @@ fn answered(answers: &mut SchemaGenerator) {
     answers.subschema_for::<wire::Members>();
     answers.subschema_for::<wire::Invitation>();
     answers.subschema_for::<wire::MembersChanged>();
+    answers.subschema_for::<wire::AccessToken>();
+    answers.subschema_for::<wire::AccessTokens>();
+    answers.subschema_for::<wire::AccessTokenRevoked>();
     answers.subschema_for::<wire::Problem>();
     answers.subschema_for::<wire::Staleness>();
 }
@@ -101,6 +108,11 @@ pub(super) fn name() -> Value {
 
 fn text(bytes_max: usize) -> Value {
     json!({ "minLength": 1, "maxLength": bytes_max, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$" })
+}
+
+fn access_name() -> Value {
+    let pattern = format!("^[A-Za-z0-9._-]{{1,{NAME_BYTES_MAX}}}$");
+    json!({ "pattern": pattern })
 }
 
 fn ms(max: u64) -> Value {
@@ -154,6 +166,15 @@ fn bounds() -> Vec<(&'static str, &'static str, Value)> {
             "InvitationRequest",
             "ttl_ms",
             json!({ "minimum": INVITATION_MS_MIN, "maximum": INVITATION_MS_MAX }),
+        ),
+        ("AccessTokenRequest", "name", access_name()),
+        ("FirstTokenRequest", "name", access_name()),
+        ("AccessTokenRequest", "rights", json!({ "minItems": 1, "maxItems": RIGHTS_MAX })),
+        ("AccessTokenRequest", "ttl_ms", json!({ "minimum": TTL_MS_MIN, "maximum": TTL_MS_MAX })),
+        (
+            "AccessTokenRequest",
+            "requests_per_second",
+            json!({ "minimum": 1, "maximum": 1_000_000 }),
         ),
         ("Lease", "token", token()),
         ("Lease", "lease_id", lease_or_session_id()),

@@ -1,0 +1,108 @@
+//! The door of this surface: what a request shows of who sends it, and which verb each call needs.
+//!
+//! Whoever may not use a verb at all is refused before a body is read. Over which names it is given
+//! is decided by the service, which every call passes.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Method};
+
+use super::error::Refusal;
+use super::listen::Peer;
+use super::routes::{App, Route};
+use crate::auth::right::{Scope, Verb};
+use crate::service::error::ServiceError;
+use crate::service::gate::Shown;
+use crate::service::replicator::Replicator;
+
+/// The path that makes the first token.
+pub(super) const INIT: &str = "/v1/tokens/init";
+
+/// The name in the client certificate that the connection was made with.
+#[derive(Debug, Clone)]
+pub(super) struct Certificate(pub(super) Arc<str>);
+
+impl Route {
+    /// Any of these verbs opens the call; none is needed where there are none: for what tells
+    /// nothing about locks, and for what brings its own proof.
+    pub(super) fn verbs(self, method: &Method) -> &'static [Verb] {
+        match self {
+            // The first token is for whoever sits at the machine, while there is no administrator.
+            Self::Index
+            | Self::Livez
+            | Self::Readyz
+            | Self::OpenApi
+            | Self::TokensInit
+            | Self::Nowhere => &[],
+            Self::Lock if *method == Method::DELETE => &[Verb::Force],
+            Self::Locks | Self::Lock if *method == Method::POST => &[Verb::Acquire],
+            Self::Value if matches!(*method, Method::PUT | Method::DELETE) => &[Verb::Acquire],
+            Self::Lease
+            | Self::LeaseRenew
+            | Self::LeaseHandOver
+            | Self::Sessions
+            | Self::Session
+            | Self::SessionRenew
+            | Self::Hold => &[Verb::Acquire],
+            Self::Locks
+            | Self::Lock
+            | Self::Metrics
+            | Self::History
+            | Self::Grant
+            | Self::Cluster
+            | Self::Watch => &[Verb::Inspect],
+            Self::Value | Self::Fence => &[Verb::Inspect, Verb::Acquire],
+            Self::ClusterLeader
+            | Self::Members
+            | Self::Member
+            | Self::MemberPromote
+            | Self::MemberReplace
+            | Self::Tokens
+            | Self::Token
+            | Self::Backup => &[Verb::Admin],
+        }
+    }
+}
+
+/// Finds out who asks, and refuses who may not do such a thing at all.
+pub(super) fn enter<R: Replicator>(
+    app: &mut App<R>,
+    route: Route,
+    request: &Request,
+) -> Result<(), Refusal> {
+    if !app.service.is_gate_closed() {
+        return Ok(());
+    }
+    let verbs = route.verbs(request.method());
+    let Some(first) = verbs.first() else { return Ok(()) };
+    app.caller = app.service.identify(shown(request)?)?;
+    app.service.count_request(&app.caller, app.clock.time())?;
+    let may = |verb: &Verb| app.service.permit(&app.caller, *verb, Scope::Any);
+    if verbs.iter().any(|verb| may(verb).is_ok()) { Ok(()) } else { Ok(may(first)?) }
+}
+
+/// The header wins over the certificate: it was sent for this request.
+fn shown(request: &Request) -> Result<Shown<'_>, Refusal> {
+    let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+    let Some(header) = headers.next() else {
+        let certificate = request.extensions().get::<Certificate>();
+        return Ok(certificate.map_or(Shown::Nothing, |it| Shown::Certificate(&it.0)));
+    };
+    let bearer = header.to_str().ok().and_then(|text| text.split_once(' '));
+    match bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
+        Some((_, word)) if headers.next().is_none() => Ok(Shown::Key(word)),
+        Some(_) | None => Err(ServiceError::Unauthenticated(
+            "the Authorization header is `Bearer` and one access token".to_owned(),
+        )
+        .into()),
+    }
+}
+
+/// Whether a request was made on the machine of this node itself, and not passed on to it.
+pub(super) fn is_local(peer: Option<&Peer>, headers: &HeaderMap) -> bool {
+    let mut traces = ["forwarded", "x-forwarded-for", "via"].into_iter();
+    let passed_on = traces.any(|name| headers.contains_key(name));
+    !passed_on && peer.is_some_and(|Peer(from)| from.ip().to_canonical().is_loopback())
+}

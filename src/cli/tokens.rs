@@ -1,0 +1,117 @@
+//! `oarlock tokens`: who may do what. Prints a secret once, on standard output, for whoever asked.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Subcommand;
+use oarlock_client::wire::{AccessToken, AccessTokenInfo, AccessTokenRequest, AccessTokens};
+
+use crate::cli::Failure;
+use crate::cli::locks::{Target, for_people, ms};
+
+/// What is done about tokens.
+#[derive(Debug, Subcommand)]
+pub(super) enum OfTokens {
+    /// Make the first token, with all rights; from then on everybody needs one
+    ///
+    /// Only on the machine of a node, and only while nobody may administer the cluster.
+    Init {
+        /// Name of the administrator
+        #[arg(long, default_value = "admin")]
+        name: String,
+    },
+    /// Make a token; its secret is printed once
+    Create {
+        /// Name of the identity, as logs show it
+        name: String,
+        /// acquire, inspect or force, each alone or with `:` and the beginning of lock names; or admin
+        #[arg(long = "right", required = true, value_name = "VERB[:PREFIX]")]
+        rights: Vec<String>,
+        /// When it ends by itself; without it never
+        #[arg(long, value_parser = humantime::parse_duration)]
+        ttl: Option<Duration>,
+        /// Give the rights to whoever shows a client certificate with this name, instead of a token
+        #[arg(long)]
+        certificate: bool,
+        /// Requests per second, at each node
+        #[arg(long, value_name = "N")]
+        requests_per_second: Option<u32>,
+        /// Calls that wait for a lock at once, at each node
+        #[arg(long, value_name = "N")]
+        waiting: Option<u32>,
+        /// Streams open at once, at each node
+        #[arg(long, value_name = "N")]
+        streams: Option<u32>,
+    },
+    /// Show every token with its rights, without secrets
+    List,
+    /// Take a token back: it opens nothing from then on, and its streams end
+    Revoke {
+        /// Its id, as `list` shows it
+        id: String,
+    },
+}
+
+pub(super) async fn run(target: &Target, of: OfTokens) -> Result<(), Failure> {
+    let client = target.client();
+    match of {
+        OfTokens::Init { name } => target.show(&client.first_token(&name).await?, made),
+        OfTokens::Create {
+            name,
+            rights,
+            ttl,
+            certificate,
+            requests_per_second,
+            waiting,
+            streams,
+        } => {
+            let request = AccessTokenRequest {
+                name,
+                rights,
+                certificate: certificate.then_some(true),
+                ttl_ms: ttl.map(ms),
+                requests_per_second,
+                waiting,
+                streams,
+            };
+            target.show(&client.create_token(&request).await?, made);
+        }
+        OfTokens::List => target.show(&client.tokens().await?, table),
+        OfTokens::Revoke { id } => {
+            let revoked = client.revoke_token(&id).await?;
+            target.show(&revoked, |it| format!("{} is revoked\n", it.token_id));
+        }
+    }
+    Ok(())
+}
+
+fn made(token: &AccessToken) -> String {
+    match &token.access_token {
+        Some(secret) => format!(
+            "{secret}\n\nThis is shown once. Keep it in a file that only `{}` can read and name that \
+             with --token-file,\nor put it into OARLOCK_ACCESS_TOKEN. Its id is {}.\n",
+            token.name, token.token_id
+        ),
+        None => {
+            format!("certificates of `{}` have these rights; id {}\n", token.name, token.token_id)
+        }
+    }
+}
+
+fn table(tokens: &AccessTokens) -> String {
+    let mut text =
+        format!("{:<22} {:<16} {:<12} {:<14} RIGHTS\n", "ID", "NAME", "KIND", "EXPIRES IN");
+    for token in &tokens.tokens {
+        let AccessTokenInfo { token_id, name, certificate, rights, expires_in_ms, .. } = token;
+        let kind = if *certificate { "certificate" } else { "token" };
+        let expires = match expires_in_ms {
+            None => "-".to_owned(),
+            Some(0) => "expired".to_owned(),
+            Some(left) => for_people(left - left % 1000),
+        };
+        let rights = rights.join(" ");
+        let _infallible =
+            writeln!(text, "{token_id:<22} {name:<16} {kind:<12} {expires:<14} {rights}");
+    }
+    text
+}

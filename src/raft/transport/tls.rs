@@ -1,0 +1,147 @@
+//! Peers over mutual TLS: both ends show a certificate of the configured authority that names one
+//! node of one cluster. Whoever has none is refused before anything that it says is read.
+//!
+//! ```text
+//!  connect: the certificate must be that of the node that is looked for
+//!  accept:  it must name a node of this cluster; `inbound` compares it with the hello
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::raft::transport::stream::{Acceptor, Connector, Stream};
+use crate::service::replicator::NodeId;
+use crate::tls::explain::explain;
+use crate::tls::material::Material;
+use crate::tls::name;
+
+/// A handshake takes a few round trips.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Handshakes going on at once; beyond it whoever comes waits in the backlog.
+const HANDSHAKES_MAX: usize = 64;
+/// Hosts whose last refusal is remembered, so that each reason is logged once.
+const HOSTS_MAX: usize = 256;
+
+/// What both directions need.
+#[derive(Clone)]
+pub struct Secured {
+    pub material: Arc<Material>,
+    /// Part of the names in the certificates.
+    pub cluster_name: Arc<str>,
+}
+
+fn halves<S>(stream: S, certified: NodeId) -> Stream
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let (reader, writer) = tokio::io::split(stream);
+    Stream { reader: Box::new(reader), writer: Box::new(writer), certified: Some(certified) }
+}
+
+fn refused(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+impl Connector for Secured {
+    fn connect(&self, to: NodeId, address: String) -> BoxFuture<'static, io::Result<Stream>> {
+        let Self { material, cluster_name } = self.clone();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let name = name::of_node(to, &cluster_name);
+            let server = ServerName::try_from(name).map_err(io::Error::other)?;
+            let client = material.client().ok_or(io::ErrorKind::NotFound)?;
+            let shaken = TlsConnector::from(client).connect(server, stream).await;
+            let why = |error: io::Error| match error.kind() {
+                io::ErrorKind::InvalidData => refused(explain(&error)),
+                _ => error,
+            };
+            Ok(halves(shaken.map_err(why)?, to))
+        }
+        .boxed()
+    }
+}
+
+/// A peer listener that speaks TLS. Handshakes go on beside each other, so that a slow one holds up
+/// nobody.
+pub struct SecuredListener {
+    listener: TcpListener,
+    secured: Secured,
+    shaking: JoinSet<(String, io::Result<Stream>)>,
+    /// The last reason of each host.
+    refused: BTreeMap<String, String>,
+}
+
+impl SecuredListener {
+    /// Takes connections of that listener.
+    pub fn new(listener: TcpListener, secured: Secured) -> Self {
+        Self { listener, secured, shaking: JoinSet::new(), refused: BTreeMap::new() }
+    }
+
+    async fn next(&mut self) -> io::Result<(Stream, String)> {
+        loop {
+            tokio::select! {
+                Some(shaken) = self.shaking.join_next(), if !self.shaking.is_empty() => {
+                    match shaken {
+                        Ok((from, Ok(stream))) => return Ok((stream, from)),
+                        Ok((from, Err(error))) => self.note(&from, &error),
+                        Err(error) => tracing::error!(%error, "a TLS handshake panicked"),
+                    }
+                }
+                accepted = self.listener.accept(), if self.shaking.len() < HANDSHAKES_MAX => {
+                    let (stream, from) = accepted?;
+                    let secured = self.secured.clone();
+                    self.shaking.spawn(async move {
+                        let shaken = timeout(HANDSHAKE_DEADLINE, shake(stream, &secured)).await;
+                        (from.to_string(), shaken.unwrap_or_else(|late| Err(late.into())))
+                    });
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, from: &str, error: &io::Error) {
+        let host = from.rsplit_once(':').map_or(from, |(host, _)| host);
+        let why = explain(error);
+        if self.refused.get(host) == Some(&why) {
+            return;
+        }
+        tracing::warn!(from, why, "a peer was refused at the TLS handshake");
+        if self.refused.len() >= HOSTS_MAX {
+            self.refused.clear();
+        }
+        self.refused.insert(host.to_owned(), why);
+    }
+}
+
+async fn shake(stream: TcpStream, secured: &Secured) -> io::Result<Stream> {
+    stream.set_nodelay(true)?;
+    let stream = TlsAcceptor::from(secured.material.server()).accept(stream).await?;
+    let chain = stream.get_ref().1.peer_certificates();
+    let certificate = chain.and_then(<[_]>::first);
+    let node = certificate.and_then(|it| name::node_in(it, &secured.cluster_name));
+    let node = node.ok_or_else(|| {
+        refused(format!(
+            "its certificate names no node of this cluster (node-<id>.{}.oarlock): is it of another \
+             cluster, or of a client? `oarlock pki node` makes the right one",
+            secured.cluster_name
+        ))
+    })?;
+    Ok(halves(stream, node))
+}
+
+impl Acceptor for SecuredListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Stream, String)>> {
+        self.next().boxed()
+    }
+}

@@ -1,0 +1,99 @@
+//! The gate between two nodes: the leader has the last word, and a change of the credentials is seen
+//! at once where it was applied.
+
+use oarlock_core::time::LeaseTime;
+
+use super::*;
+use crate::auth::credential::Quotas;
+use crate::auth::right::{Right, Scope, Verb};
+use crate::service::gate::{Caller, Shown};
+use crate::service::tokens::Wanted;
+
+fn wanted(rights: &[&str], ttl_ms: Option<u64>) -> Wanted {
+    Wanted {
+        name: "one".to_owned(),
+        certificate: false,
+        rights: rights.iter().map(|text| text.parse().expect("a right")).collect(),
+        ttl_ms,
+        quotas: Quotas::default(),
+    }
+}
+
+/// The administrator, and a token with those rights: its id and its word.
+async fn closed(service: &Service<Solo>, rights: &[&str]) -> (Caller, String, String) {
+    let first = Wanted { rights: Right::all(), ..wanted(&[], None) };
+    let made = service.create_credential(&Caller::default(), first, true).await;
+    let (_, key) = made.expect("an answer").expect("made");
+    let word = key.expect("a key").word();
+    let admin = service.identify(Shown::Key(&word)).expect("known");
+    let made = service.create_credential(&admin, wanted(rights, None), false).await;
+    let (id, key) = made.expect("an answer").expect("made");
+    (admin, id, key.expect("a key").word())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_decides_again_what_a_follower_let_in() {
+    let pair = follower_of(&[]);
+    let (admin, id, word) = closed(&pair.far, &["acquire:deploy"]).await;
+    // The follower has heard of no credential, and lets everybody in.
+    assert!(!pair.near.is_gate_closed());
+    let refused = ask(&pair.near, acquire(7, 0, None)).await;
+    assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
+    let by = |by: &str, call: Call| pair.far.call_of_peer(Some(by.to_owned()), call);
+    assert!(by(&id, acquire(7, 0, None)).await.is_ok());
+    let other = Call::Propose(Command::DeleteValue { name: LockName::new("x").expect("a name") });
+    let refused = by(&id, other).await;
+    assert!(matches!(refused, Err(ServiceError::Forbidden(_))), "{refused:?}");
+    let refused = by("0123456789abcdef", acquire(8, 0, None)).await;
+    assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
+
+    let caller = pair.far.identify(Shown::Key(&word)).expect("known");
+    let revoked = pair.far.revoke_credential(&admin, &id).await;
+    assert_eq!(revoked, Ok(Ok(true)));
+    let refused = by(&id, Call::Propose(release(7))).await;
+    assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
+    // Nor does it help to have been let in before.
+    assert!(pair.far.permit(&caller, Verb::Acquire, Scope::Any).is_err());
+    assert_eq!(pair.far.revoke_credential(&admin, &id).await, Ok(Ok(false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forwarded_carries_the_name_of_its_caller() {
+    let pair = follower_of(&[]);
+    let (_, id, word) = closed(&pair.far, &["acquire"]).await;
+    // The follower applies the same log.
+    for (key, record) in pair.far_solo.with_machine(|machine| {
+        let all = machine.cluster_records("auth/");
+        all.map(|(key, it)| (key.clone(), it.value.clone())).collect::<Vec<_>>()
+    }) {
+        let expected = oarlock_core::command::Expected::Anything;
+        pair.follower.near.set_leadership(serves(1));
+        let put = Command::PutRecord { key, value: Some(record), expected };
+        pair.follower.near.propose(put).await.expect("applied");
+    }
+    pair.follower.near.set_leadership(leads(2, 1));
+    pair.near.keep_gate_now();
+    let caller = pair.near.identify(Shown::Key(&word)).expect("known there as well");
+    assert_eq!(caller.name(), "one");
+    let call = acquire(7, 0, None);
+    let deadline = deadline_of(&call);
+    let reply = pair.near.call_as(&caller, call, deadline).await.expect("let in by both");
+    assert!(matches!(reply.body, ReplyBody::Outcome(Outcome::Granted(_))), "{reply:?}");
+    let by = pair.follower.by.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(by, [Some(id)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_ends_by_the_lease_clock_at_both_ends() {
+    let (solo, service) = leader();
+    let (admin, _, _) = closed(&service, &["inspect"]).await;
+    let made = service.create_credential(&admin, wanted(&["acquire"], Some(60_000)), false).await;
+    let (id, key) = made.expect("an answer").expect("made");
+    let word = key.expect("a key").word();
+    assert!(service.identify(Shown::Key(&word)).is_ok());
+    assert!(solo.lease_now() < LeaseTime(60_000_000));
+    sleep(Duration::from_secs(61)).await;
+    assert!(service.identify(Shown::Key(&word)).is_err());
+    let refused = service.call_of_peer(Some(id), acquire(7, 0, None)).await;
+    assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
+}

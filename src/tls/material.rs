@@ -1,0 +1,200 @@
+//! Certificates and keys from files, as rustls takes them; read again when the files change.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// Whom a listener lets in that has an authority for callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Whoever shows a certificate of the authority, and whoever shows none.
+    Known,
+    /// Only with a certificate of the authority.
+    Certified,
+}
+
+/// Where the files are.
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// The authority of the other end.
+    pub authority: Option<PathBuf>,
+}
+
+/// Why files cannot be used; the text says which, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable(pub String);
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+/// What the files held, byte for byte, so that a change is seen however it was made.
+type Contents = [Vec<u8>; 3];
+
+/// What new handshakes use.
+struct Current {
+    contents: Contents,
+    server: Arc<ServerConfig>,
+    client: Option<Arc<ClientConfig>>,
+}
+
+/// The certificates of one listener. The lock is the standard one: never held across an await.
+pub struct Material {
+    files: Files,
+    callers: Callers,
+    protocol: &'static [u8],
+    current: RwLock<Current>,
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Material").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Material {
+    /// Reads the files; `protocol` is what is agreed on in the handshake.
+    pub fn read(
+        files: Files,
+        callers: Callers,
+        protocol: &'static [u8],
+    ) -> Result<Arc<Self>, Unusable> {
+        let current = current(&files, contents(&files)?, callers, protocol)?;
+        Ok(Arc::new(Self { files, callers, protocol, current: RwLock::new(current) }))
+    }
+
+    /// For the next connection that comes in.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).server)
+    }
+
+    /// For the next connection that goes out; none without an authority for the other end.
+    pub fn client(&self) -> Option<Arc<ClientConfig>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).client.clone()
+    }
+
+    /// Reads the files again; whether they had changed. If they cannot be used, what was read
+    /// before stays. Blocks for a read of some small files.
+    pub fn refresh(&self) -> Result<bool, Unusable> {
+        let contents = contents(&self.files)?;
+        let is_known = {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            current.contents == contents
+        };
+        if is_known {
+            return Ok(false);
+        }
+        let fresh = current(&self.files, contents, self.callers, self.protocol)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(true)
+    }
+
+    /// Where the certificate is, for logs.
+    pub fn path(&self) -> &Path {
+        &self.files.certificate
+    }
+}
+
+fn contents(files: &Files) -> Result<Contents, Unusable> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| Unusable(format!("read {}: {error}", path.display())))
+    };
+    let authority = files.authority.as_deref().map(read).transpose()?;
+    Ok([read(&files.certificate)?, read(&files.key)?, authority.unwrap_or_default()])
+}
+
+/// Certificates of a PEM text, at least one.
+pub fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let bad = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
+    match all {
+        Ok(all) if all.is_empty() => Err(bad(&"it holds no certificate (BEGIN CERTIFICATE)")),
+        Ok(all) => Ok(all),
+        Err(error) => Err(bad(&format!("its certificate cannot be read ({error})"))),
+    }
+}
+
+/// The authority in a PEM text.
+pub fn authority(path: &Path, text: &[u8]) -> Result<Arc<RootCertStore>, Unusable> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, text)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| Unusable(format!("{}: {error}", path.display())))?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn current(
+    files: &Files,
+    contents: Contents,
+    callers: Callers,
+    protocol: &[u8],
+) -> Result<Current, Unusable> {
+    let [certificate, key, roots] = &contents;
+    let chain = certificates(&files.certificate, certificate)?;
+    let of_key = |error: &dyn fmt::Display| {
+        Unusable(format!("{}: its key cannot be used ({error})", files.key.display()))
+    };
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| of_key(&error))?;
+    let roots = files.authority.as_ref().map(|path| authority(path, roots)).transpose()?;
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| Unusable(error.to_string()))?;
+    let builder = match verifier(files, roots.as_ref(), callers)? {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let server = builder.with_single_cert(chain.clone(), key.clone_key());
+    let mut server = server.map_err(|error| {
+        Unusable(format!("{} and its key: {error}", files.certificate.display()))
+    })?;
+    server.alpn_protocols = vec![protocol.to_vec()];
+    // Whoever comes back shows its certificate again: it may be over by then.
+    server.send_tls13_tickets = 0;
+    let client = roots.map(|roots| {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| Unusable(error.to_string()))?;
+        let client = builder.with_root_certificates(roots).with_client_auth_cert(chain, key);
+        let mut client = client.map_err(|error| of_key(&error))?;
+        client.alpn_protocols = vec![protocol.to_vec()];
+        client.resumption = Resumption::disabled();
+        Ok(Arc::new(client))
+    });
+    Ok(Current { contents, server: Arc::new(server), client: client.transpose()? })
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Who checks the certificates of callers, if anybody does.
+fn verifier(
+    files: &Files,
+    roots: Option<&Arc<RootCertStore>>,
+    callers: Callers,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, Unusable> {
+    let Some(roots) = roots else { return Ok(None) };
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
+    let builder = match callers {
+        Callers::Known => builder.allow_unauthenticated(),
+        Callers::Certified => builder,
+    };
+    let path = files.authority.as_deref().unwrap_or(&files.certificate);
+    let built = builder.build();
+    built.map(Some).map_err(|error| Unusable(format!("{}: {error}", path.display())))
+}
