@@ -15,6 +15,7 @@ mod cli;
 mod clients;
 mod clocks;
 mod cluster;
+mod containers;
 mod dev;
 mod disks;
 mod http;
