@@ -1,6 +1,7 @@
 //! The command line.
 
 mod acquire;
+mod audit;
 mod backup;
 mod bench;
 mod dev;
@@ -76,6 +77,9 @@ enum Command {
     ForceRelease(locks::ForceRelease),
     /// Show leader and members; fails without a majority
     Status,
+    /// Verify the audit file of a node
+    #[command(subcommand)]
+    Audit(audit::OfAudit),
     /// Hand leadership to another node, or to the one that is closest behind
     Transfer(locks::Transfer),
     /// List, invite, promote, remove and replace the members of the cluster
@@ -166,6 +170,7 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         Command::ForceRelease(force) => on_runtime(1, locks::force_release(target, force)),
         Command::Transfer(transfer) => on_runtime(1, locks::transfer(target, transfer)),
         Command::Status => on_runtime(1, locks::status(target)),
+        Command::Audit(of) => audit::run(target, &of),
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod api_docs;
+mod audit;
 mod backups;
 mod bench;
 mod cli;
