@@ -19,6 +19,7 @@ mod cluster;
 mod containers;
 mod dev;
 mod disks;
+mod doctor;
 mod http;
 mod kills;
 mod leaders;
