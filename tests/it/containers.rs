@@ -53,7 +53,11 @@ fn compose() -> Command {
     let plugin = run(docker().args(["compose", "version"])).status.success();
     let mut command = Command::new("timeout");
     command.arg(COMMAND_S);
-    if plugin { command.args(["docker", "compose"]) } else { command.arg("docker-compose") };
+    if plugin {
+        command.args(["docker", "compose"])
+    } else {
+        command.arg("docker-compose")
+    };
     command.current_dir(ROOT);
     command
 }
@@ -77,7 +81,9 @@ fn fill(image: &Path, program: &Path) {
     let paths = listing.split_whitespace().filter(|word| word.starts_with('/'));
     let libraries: Vec<PathBuf> = paths.map(PathBuf::from).collect();
     assert!(!libraries.is_empty(), "{listing}");
-    libraries.iter().for_each(|library| put(library, library));
+    for library in &libraries {
+        put(library, library);
+    }
 }
 
 struct Containers {
@@ -100,12 +106,7 @@ impl Containers {
         let last = format!("{label}ENV OARLOCK_PROOF=1\n");
         let file = format!("{builder}{}{last}", runtime_stage());
         fs::write(context.path().join("Dockerfile"), file).expect("written");
-        let it = Self {
-            image: format!("{project}:test"),
-            project,
-            ports: free_ports(3),
-            context,
-        };
+        let it = Self { image: format!("{project}:test"), project, ports: free_ports(3), context };
         told(docker().args(["build", "--tag", &it.image]).arg(it.context.path()));
         it.up();
         it

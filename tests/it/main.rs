@@ -28,4 +28,6 @@ mod names;
 mod peers;
 mod pipelines;
 mod prove;
+mod services;
 mod streams;
+mod yaml;
