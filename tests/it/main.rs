@@ -12,6 +12,7 @@ mod api_docs;
 mod audit;
 mod backups;
 mod bench;
+mod boards;
 mod cli;
 mod clients;
 mod clocks;
