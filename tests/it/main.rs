@@ -29,6 +29,7 @@ mod names;
 mod peers;
 mod pipelines;
 mod prove;
+mod rolling;
 mod services;
 mod streams;
 mod yaml;
