@@ -72,7 +72,20 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn length(seconds: u64) -> Length {
-    Length { busy_ms: seconds * 1_000, keeps_lines: variable("OARLOCK_TRACE").is_some() }
+    length_between(seconds, 2 * seconds)
+}
+
+fn length_between(seconds: u64, below: u64) -> Length {
+    let keeps_lines = variable("OARLOCK_TRACE").is_some();
+    Length { busy_ms: seconds * 1_000, busy_ms_max: below * 1_000, keeps_lines }
+}
+
+/// `20` is 20 to 40 seconds, `20..25` says both.
+fn length_from(text: &str) -> Length {
+    match text.split_once("..") {
+        Some((from, below)) => length_between(number(from), number(below)),
+        None => length(number(text)),
+    }
 }
 
 fn threads() -> usize {
@@ -110,8 +123,9 @@ fn seeds() {
         }
         (None, None) => (SHORT.collect(), SHORT_SECONDS),
     };
-    let seconds = variable("OARLOCK_SIM_SECONDS").map_or(seconds, |text| number(&text));
-    run_all(&Seeds { list, length: length(seconds), threads: threads() });
+    let asked = variable("OARLOCK_SIM_SECONDS");
+    let length = asked.map_or_else(|| length(seconds), |text| length_from(&text));
+    run_all(&Seeds { list, length, threads: threads() });
 }
 
 #[test]

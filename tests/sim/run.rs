@@ -69,8 +69,10 @@ impl fmt::Display for Report {
 /// How to run a seed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
-    /// Faults come and go for so long, and up to as much again; a quiet time at the end is more.
+    /// Faults come and go for so long at least; a quiet time at the end is more.
     pub(crate) busy_ms: u64,
+    /// … and for less than this.
+    pub(crate) busy_ms_max: u64,
     pub(crate) keeps_lines: bool,
 }
 
@@ -137,7 +139,7 @@ pub(crate) fn run(seed: u64, length: Length) -> Report {
     // Machines that may join.
     let spares: Vec<u64> = (count + 1..=count + 2).collect();
     let mut cluster = Cluster::new(common, &spares, now.clone(), random.fork());
-    let busy_ms = random.within(length.busy_ms, 2 * length.busy_ms);
+    let busy_ms = random.within(length.busy_ms, length.busy_ms_max);
     let plan = faults::plan(&mut random.fork(), &members, busy_ms, &evidence);
     let outside = Outside {
         now: now.clone(),

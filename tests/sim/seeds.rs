@@ -87,8 +87,9 @@ pub(crate) struct Seeds {
 
 fn repeat(seed: u64, length: Length) -> String {
     format!(
-        "OARLOCK_SEED={seed} OARLOCK_SIM_SECONDS={} cargo test --test sim seeds -- --nocapture",
-        length.busy_ms / 1_000
+        "OARLOCK_SEED={seed} OARLOCK_SIM_SECONDS={}..{} cargo test --test sim seeds -- --nocapture",
+        length.busy_ms / 1_000,
+        length.busy_ms_max / 1_000
     )
 }
 
