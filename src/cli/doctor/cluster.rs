@@ -15,6 +15,8 @@ const NODE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A leader hears its majority several times a second.
 const QUORUM_WARN_MS: u64 = 2_000;
+/// By then another would lead if there were a majority.
+const QUORUM_FAIL_MS: u64 = 10_000;
 /// A member so far behind is about to need a snapshot, or is down.
 const LAG_WARN_ENTRIES: u64 = 10_000;
 
@@ -121,8 +123,15 @@ fn leader(asked: &[Asked]) -> Finding {
     let leaders: BTreeSet<u64> = answers(asked).filter_map(|it| it.leader_id).collect();
     let unready: Vec<String> =
         answers(asked).filter(|it| !it.ready).map(|it| it.node_id.to_string()).collect();
+    // A node that is cut off names the last leader that it knew for as long as it is alone.
+    let nobody = answers(asked).all(|it| !it.ready);
     let mut ids = leaders.iter();
     match (ids.next(), ids.next()) {
+        (Some(_), _) if nobody => fail(
+            "leader",
+            format!("no node is in touch with a leader; the last that they knew: {leaders:?}"),
+            "a majority of the voters must run and reach each other: start what is down",
+        ),
         (None, _) => fail(
             "leader",
             "nobody leads",
@@ -148,6 +157,11 @@ fn quorum(asked: &[Asked]) -> Finding {
         None => fail(
             "quorum",
             "no node knows of a majority",
+            "until a majority is back nothing is granted, and no lease ends: start what is down",
+        ),
+        Some(age) if age > QUORUM_FAIL_MS => fail(
+            "quorum",
+            format!("a majority answered {age} ms ago"),
             "until a majority is back nothing is granted, and no lease ends: start what is down",
         ),
         Some(age) if age > QUORUM_WARN_MS => warn(
@@ -258,9 +272,12 @@ mod tests {
         assert_eq!(judged(leader, &[node(1, |it| it.leader_id = None)]), Verdict::Fail);
         let other = node(2, |it| it.leader_id = Some(2));
         assert_eq!(judged(leader, &[node(1, |_| ()), other]), Verdict::Warn);
-        assert_eq!(judged(leader, &[node(1, |it| it.ready = false)]), Verdict::Warn);
+        assert_eq!(judged(leader, &[node(1, |it| it.ready = false)]), Verdict::Fail);
+        let lost = [node(1, |_| ()), node(2, |it| it.ready = false)];
+        assert_eq!(judged(leader, &lost), Verdict::Warn);
         assert_eq!(judged(quorum, &[node(1, |it| it.quorum_age_ms = None)]), Verdict::Fail);
         assert_eq!(judged(quorum, &[node(1, |it| it.quorum_age_ms = Some(9_000))]), Verdict::Warn);
+        assert_eq!(judged(quorum, &[node(1, |it| it.quorum_age_ms = Some(90_000))]), Verdict::Fail);
         assert_eq!(judged(members, &[node(1, |it| it.members.truncate(2))]), Verdict::Warn);
         let behind = node(1, |it| it.members[2].lag_entries = Some(20_000));
         assert_eq!(judged(members, &[behind]), Verdict::Warn);
