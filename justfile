@@ -73,6 +73,11 @@ drain leases="100000":
     cargo build --release --locked --bin oarlock --bin oarlock-jepsen
     target/release/oarlock-jepsen drain --leases {{leases}}
 
+# Restarts whoever leads, so many times, and measures the longest time without a grant; 250 ms is the goal.
+rolling restarts="10" clients="32":
+    cargo build --release --locked --bin oarlock --bin oarlock-jepsen
+    target/release/oarlock-jepsen rolling --restarts {{restarts}} --clients {{clients}}
+
 # Simulates whole clusters, a seed each, in as many threads as there are cores: the long form.
 sim seeds="1..1001" seconds="20":
     OARLOCK_SEEDS={{seeds}} OARLOCK_SIM_SECONDS={{seconds}} cargo test --locked --test sim seeds -- --nocapture

@@ -3,7 +3,8 @@
 //! `oarlock-jepsen run` starts a cluster in a network of its own, lets clients work, begins and
 //! ends faults, up to three of them at once, and checks what the clients saw. The seed fixes
 //! the faults and whom they hit; the machine decides the rest, so a failing seed is repeated, not
-//! replayed. `recovery` and `drain` measure what is promised of fail-over and of expiry.
+//! replayed. `recovery` and `drain` measure what is promised of fail-over and of expiry,
+//! `rolling` what a restart of all nodes costs.
 
 mod agree;
 mod arrivals;
@@ -18,6 +19,7 @@ mod network;
 mod orders;
 mod proxy;
 mod recovery;
+mod rolling;
 mod run;
 
 use std::path::PathBuf;
@@ -29,6 +31,7 @@ use tokio::time::Instant;
 
 use crate::drain::Drain;
 use crate::recovery::Recovery;
+use crate::rolling::Rolling;
 use crate::run::Run;
 
 #[derive(Debug, Parser)]
@@ -46,6 +49,8 @@ enum Command {
     Recovery(Recovery),
     /// Let very many leases fall due at once, and measure until all are over
     Drain(Drain),
+    /// Restart all nodes in turn under load, and measure the longest time without a grant
+    Rolling(Rolling),
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what this prints")]
@@ -90,6 +95,7 @@ fn start(command: &Command) -> Result<Ended, String> {
             Command::Run(run) => run.under_faults().await,
             Command::Recovery(recovery) => recovery.measure().await,
             Command::Drain(drain) => drain.measure().await,
+            Command::Rolling(rolling) => rolling.measure().await,
         }
     });
     ended.map(Ended::Here)

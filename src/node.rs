@@ -1,6 +1,7 @@
 //! The composition root: opens the store, starts Raft, service and surfaces, and stops them in
 //! reverse order. The only place that knows everybody.
 
+mod disk;
 mod listeners;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 
 use self::listeners::{Secure, bind, serve_http};
 use crate::config::{self, Config};
+use crate::observe::audit::Audit;
 use crate::observe::metrics::Metrics;
 use crate::raft::birth::random_u128;
 use crate::raft::clock;
@@ -32,6 +34,7 @@ use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::start::{self, LogFacts};
 use crate::raft::transport::inbound::Handlers;
 use crate::raft::transport::peers::Local;
+use crate::raft::transport::wire::PROTOCOL;
 use crate::raft::transport::{NetworkFactory, Peers};
 use crate::raft::types::{Member, RaftHandle};
 use crate::service::replicator::{NodeId, Replicator, Upcalls};
@@ -43,12 +46,6 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Calls in flight at a stop are answered within this time.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
-
-/// How often the disk is looked at; at full speed it takes longer than this to fill the reserve.
-const DISK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Pace of the disk use gauges.
-const SIZES_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a node cannot run; the text says what to do.
 #[derive(Debug)]
@@ -96,6 +93,7 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let peer_listener = bind(&config.peer_address, "peer_address").await?;
     let secure = Secure::read(&config)?;
     let metrics = Metrics::new();
+    metrics.speaks(PROTOCOL);
     let store = Store::open(&config, &metrics)?;
 
     let first_members = first_members(&config);
@@ -123,7 +121,8 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let log = store.log.clone();
     presence::greet(&identity, (&local, &peers)).await.map_err(NodeError)?;
     let identity = begin_restored(identity, &log, &dir, &local).await?;
-    let Started { raft, machine } = start_raft(&config, store, &identity, &peers).await?;
+    let Started { raft, machine, audit } =
+        start_raft(&config, store, (&identity, &peers), &metrics).await?;
     let snapshots = machine.snapshots();
     let reserve = DiskReserve::open(&dir, config.reserve_bytes);
     let reserve = Arc::new(reserve.map_err(because("take the disk reserve"))?);
@@ -138,20 +137,14 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
     tasks.spawn(presence::stop_if_refused(Arc::clone(&local), raft.clone(), stop.clone()));
     keep_up(&mut tasks, &service);
-    tasks.spawn(watch_disk(reserve, Arc::clone(&replicator)));
-    tasks.spawn(watch_sizes(
-        log,
-        Arc::clone(&snapshots),
-        config.log_segment_bytes,
-        Arc::clone(&metrics),
-    ));
+    tasks.spawn(disk::watch(reserve, Arc::clone(&replicator)));
+    let segment_bytes = config.log_segment_bytes;
+    tasks.spawn(disk::measure(log, Arc::clone(&snapshots), segment_bytes, Arc::clone(&metrics)));
     tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, Arc::clone(&local)));
     tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
     serve_http((api, secure.api), &config, &service, &metrics, &replicator, &stop).await;
 
-    shut_down(&replicator, &mut tasks).await;
-    let closed = tokio::task::spawn_blocking(move || machine.close()).await;
-    closed.map_err(|error| NodeError(format!("close the state: {error}")))?;
+    shut_down(&replicator, &mut tasks, machine, &audit).await?;
     serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))??;
     presence::refused(&local).map_err(NodeError)
 }
@@ -314,13 +307,14 @@ fn random_seed() -> u64 {
 struct Started {
     raft: RaftHandle,
     machine: MachineHandle,
+    audit: Arc<Audit>,
 }
 
 async fn start_raft(
     config: &Config,
     store: Store,
-    identity: &Identity,
-    peers: &Arc<Peers>,
+    (identity, peers): (&Identity, &Arc<Peers>),
+    metrics: &Arc<Metrics>,
 ) -> Result<Started, NodeError> {
     let Store { log, snapshots, fatal, .. } = store;
     let options = state_options(config, identity);
@@ -336,6 +330,7 @@ async fn start_raft(
     };
     let opened = opening.await.map_err(|error| NodeError(format!("open the state: {error}")))?;
     let (machine, handle) = opened.map_err(because("open the state"))?;
+    let audit = audit(config, &handle, metrics).map_err(because("open audit_file"))?;
     let raft = settings::build(
         (config.node_id, random_seed()),
         Timing {
@@ -348,7 +343,23 @@ async fn start_raft(
         (log, machine),
     );
     let raft = raft.await.map_err(|error| NodeError(format!("start Raft: {error}")))?;
-    Ok(Started { raft, machine: handle })
+    Ok(Started { raft, machine: handle, audit })
+}
+
+/// Begins to write down who does what, before the first entry is applied.
+fn audit(
+    config: &Config,
+    machine: &MachineHandle,
+    metrics: &Arc<Metrics>,
+) -> io::Result<Arc<Audit>> {
+    if config.audit_file.as_os_str().is_empty() {
+        return Ok(Audit::off(Arc::clone(metrics)));
+    }
+    let applied = machine.with_position(|_, at| at.last_applied.map_or(0, |last| last.index));
+    let audit = Audit::start(&config.audit_file, applied, Arc::clone(metrics))?;
+    let hears = Arc::clone(&audit);
+    machine.on_entries(Box::new(move |index, told| hears.tell(index, told)));
+    Ok(audit)
 }
 
 /// Connects what was made apart: peers and applied entries reach the service.
@@ -402,54 +413,20 @@ async fn initialise(
     save_joined(identity, dir, local).map(drop).map_err(because("write the identity"))
 }
 
-/// Looks at the disk. When it is nearly full the reserve is given back, so that releases and
-/// snapshots pass, and leadership moves to a node that has room.
-async fn watch_disk(reserve: Arc<DiskReserve>, replicator: Arc<RaftReplicator>) {
-    let mut ticks = tokio::time::interval(DISK_INTERVAL);
-    loop {
-        ticks.tick().await;
-        let before = reserve.state();
-        let looking = Arc::clone(&reserve);
-        let looked = tokio::task::spawn_blocking(move || {
-            let state = looking.check()?;
-            if state == DiskState::Low && before == DiskState::Enough {
-                looking.release()?;
-            }
-            Ok::<_, io::Error>(state)
-        });
-        match looked.await {
-            Ok(Ok(DiskState::Low)) if before == DiskState::Enough => {
-                let _in_time_or_by_election =
-                    tokio::time::timeout(HAND_OVER_DEADLINE, hand_over(&replicator)).await;
-            }
-            Ok(Ok(DiskState::Low | DiskState::Enough)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "looking at the disk failed"),
-            Err(error) => tracing::error!(%error, "looking at the disk panicked"),
-        }
-    }
-}
-
-/// Keeps the gauges of disk use current; nothing decides by them.
-async fn watch_sizes(
-    log: LogStore,
-    snapshots: Arc<Snapshots>,
-    segment_bytes: u64,
-    metrics: Arc<Metrics>,
-) {
-    let mut ticks = tokio::time::interval(SIZES_INTERVAL);
-    loop {
-        ticks.tick().await;
-        metrics.log_size(log.sizes().segments as u64 * segment_bytes);
-        metrics.snapshot_size(snapshots.current().map_or(0, |file| file.bytes()));
-    }
-}
-
 /// Stops Raft and everything that this node runs.
-async fn shut_down(replicator: &Arc<RaftReplicator>, tasks: &mut JoinSet<()>) {
+async fn shut_down(
+    replicator: &Arc<RaftReplicator>,
+    tasks: &mut JoinSet<()>,
+    machine: MachineHandle,
+    audit: &Audit,
+) -> Result<(), NodeError> {
     if let Err(error) = replicator.raft().shutdown().await {
         tracing::warn!(%error, "Raft did not stop cleanly");
     }
     tasks.shutdown().await;
+    let closed = tokio::task::spawn_blocking(move || machine.close()).await;
+    audit.finish().await;
+    closed.map_err(|error| NodeError(format!("close the state: {error}")))
 }
 
 /// Gives leadership to the voter that is closest behind.

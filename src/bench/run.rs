@@ -20,7 +20,7 @@ use crate::bench::plan::{Plan, Until, Workload};
 use crate::bench::processes;
 use crate::bench::report::{Measured, Report, Sample};
 use crate::bench::tally::{Timed, micros};
-use crate::bench::wire::Connection;
+use crate::bench::wire::{Connection, metrics_page};
 
 /// For the metrics of a node; one that does not answer in time is left out.
 const METRICS_DEADLINE: Duration = Duration::from_secs(1);
@@ -313,8 +313,7 @@ async fn sample(plan: &Plan, is_begin: bool) -> Sample {
 async fn syncs(plan: &Plan) -> Option<u64> {
     let mut sum = None;
     for member in &plan.members {
-        let member: Arc<[String]> = [member.clone()].into();
-        let page = Connection::new(&member, 0, METRICS_DEADLINE).metrics().await.ok()?;
+        let page = metrics_page(member, METRICS_DEADLINE).await?;
         sum = Some(sum.unwrap_or(0) + syncs_on(&page)?);
     }
     sum

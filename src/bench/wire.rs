@@ -14,6 +14,12 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Making a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
+/// The page of `/metrics` of one node; nothing if it does not answer within about that time.
+pub async fn metrics_page(address: &str, deadline: Duration) -> Option<String> {
+    let endpoints: Arc<[String]> = Arc::from([address.to_owned()]);
+    Connection::new(&endpoints, 0, deadline).metrics().await.ok()
+}
+
 /// An id of a lease or a session.
 pub(super) type Id = u128;
 

@@ -63,6 +63,12 @@ impl Target {
         })
     }
 
+    /// A client of one node alone.
+    pub(super) fn client_at(&self, address: &str, deadline: Duration) -> Client {
+        let (endpoints, identity) = (vec![address.to_owned()], self.identity.clone());
+        Client::new(Options { endpoints, deadline, identity })
+    }
+
     /// Reads what says who asks.
     pub(super) fn identified(mut self) -> Result<Self, Failure> {
         let read = |file: &PathBuf| {

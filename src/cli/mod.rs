@@ -1,9 +1,11 @@
 //! The command line.
 
 mod acquire;
+mod audit;
 mod backup;
 mod bench;
 mod dev;
+mod doctor;
 mod graph;
 mod locks;
 mod members;
@@ -78,6 +80,10 @@ enum Command {
     ForceRelease(locks::ForceRelease),
     /// Show leader and members; fails without a majority
     Status,
+    Doctor(doctor::Doctor),
+    /// Verify the audit file of a node
+    #[command(subcommand)]
+    Audit(audit::OfAudit),
     /// Hand leadership to another node, or to the one that is closest behind
     Transfer(locks::Transfer),
     /// List, invite, promote, remove and replace the members of the cluster
@@ -181,6 +187,8 @@ fn run(target: &locks::Target, command: Command) -> Result<(), Failure> {
         Command::ForceRelease(force) => on_runtime(1, locks::force_release(target, force)),
         Command::Transfer(transfer) => on_runtime(1, locks::transfer(target, transfer)),
         Command::Status => on_runtime(1, locks::status(target)),
+        Command::Doctor(of) => on_runtime(1, doctor::run(target, of)),
+        Command::Audit(of) => audit::run(target, &of),
     }
 }
 

@@ -87,6 +87,9 @@ pub struct Config {
     pub auth_required: bool,
     /// Allows a listener on other than loopback addresses without TLS.
     pub insecure_bind: bool,
+    /// Where this node writes who took, lost or forced which lock, and every change of the members;
+    /// empty for nowhere. Its folder must exist.
+    pub audit_file: PathBuf,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
     pub log_level: String,
     /// `text` or `json`.
@@ -126,6 +129,7 @@ impl Default for Config {
             peer_tls_ca: String::new(),
             auth_required: false,
             insecure_bind: false,
+            audit_file: PathBuf::new(),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
         }

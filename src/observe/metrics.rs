@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use oarlock_core::command::LEVEL;
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::outcome::{EndReason, Outcome, Rejection};
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -38,6 +39,13 @@ struct Answer {
     status: u16,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+    protocol: u16,
+    level: u16,
+}
+
 /// All metrics of one node.
 pub struct Metrics {
     registry: Registry,
@@ -56,7 +64,16 @@ pub struct Metrics {
     fsync_seconds: Histogram,
     log_bytes: Number,
     snapshot_bytes: Number,
+    audit: Audit,
+    build: Family<Build, Number>,
     gauges: Gauges,
+}
+
+/// How the audit file fares; all zero without one.
+struct Audit {
+    lines: Counter,
+    entries_missing: Counter,
+    write_errors: Counter,
 }
 
 /// Read from the node when the page is asked for.
@@ -98,7 +115,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("oarlock");
         let r = &mut registry;
-        let gauges = Gauges::new(r);
+        let (gauges, audit) = (Gauges::new(r), Audit::new(r));
         Self {
             grants: keep(r, "grants", "Leases granted, told by the leader", Counter::default()),
             refusals: keep(r, "refusals", "Commands refused, by reason", Family::default()),
@@ -135,8 +152,24 @@ impl Default for Metrics {
             fsync_seconds: keep(r, "fsync_seconds", "Time of one fsync of the log", latency()),
             log_bytes: keep(r, "log_bytes", "Size of the log on disk", Number::default()),
             snapshot_bytes: keep(r, "snapshot_bytes", "Size of the snapshot", Number::default()),
+            audit,
+            build: keep(r, "build", "1, with what this node is and speaks", Family::default()),
             gauges,
             registry,
+        }
+    }
+}
+
+impl Audit {
+    fn new(r: &mut Registry) -> Self {
+        let mut counter = |name: &str, help: &str| keep(r, name, help, Counter::default());
+        Self {
+            lines: counter("audit_lines", "Lines written to the audit file"),
+            entries_missing: counter(
+                "audit_entries_missing",
+                "Log entries whose lines the audit file of this node lacks, and says so",
+            ),
+            write_errors: counter("audit_write_errors", "Writes to the audit file that failed"),
         }
     }
 }
@@ -194,6 +227,12 @@ impl Metrics {
         Arc::new(Self::default())
     }
 
+    /// Which protocol this build speaks with its peers.
+    pub fn speaks(&self, protocol: u16) {
+        let version = env!("CARGO_PKG_VERSION");
+        self.build.get_or_create(&Build { version, protocol, level: LEVEL }).set(1);
+    }
+
     /// The page of `/metrics`.
     pub fn render(&self, state: &NodeState) -> String {
         self.gauges.set(state);
@@ -217,6 +256,21 @@ impl Metrics {
         self.fsync_seconds.observe(took.as_secs_f64());
     }
 
+    /// So many lines are in the audit file.
+    pub fn audited(&self, lines: u64) {
+        self.audit.lines.inc_by(lines);
+    }
+
+    /// The audit file lacks the lines of so many entries.
+    pub fn audit_lacks(&self, entries: u64) {
+        self.audit.entries_missing.inc_by(entries);
+    }
+
+    /// A write to the audit file failed.
+    pub fn audit_failed(&self) {
+        self.audit.write_errors.inc();
+    }
+
     /// The log takes so many bytes on disk.
     pub fn log_size(&self, bytes: u64) {
         self.log_bytes.set(bytes);
@@ -232,7 +286,7 @@ fn seconds(ms: u64) -> f64 {
     Duration::from_millis(ms).as_secs_f64()
 }
 
-fn how(reason: EndReason) -> &'static str {
+pub(super) fn how(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Released => "released",
         EndReason::Expired => "expired",
@@ -245,7 +299,7 @@ fn how(reason: EndReason) -> &'static str {
     }
 }
 
-fn reason(rejection: &Rejection) -> &'static str {
+pub(super) fn reason(rejection: &Rejection) -> &'static str {
     match rejection {
         Rejection::LockHeld(_) => "lock-held",
         Rejection::QueueFull { .. } => "queue-full",

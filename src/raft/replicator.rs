@@ -9,6 +9,7 @@
 //! before that its lease clock has no base and stamps nothing.
 
 mod members;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,8 +37,8 @@ use crate::raft::transport::{Beacon, Peers};
 use crate::raft::types::{CommittedLeaderId, LogId, RaftHandle, Vote};
 use crate::service::members::{MemberChange, MembersRefusal};
 use crate::service::replicator::{
-    Backup, Call, ClusterStatus, ForwardError, Leadership, MemberStatus, NodeId, ProposeError,
-    Replicator, Reply, Transfer,
+    Backup, Call, ClusterStatus, ForwardError, Leadership, NodeId, ProposeError, Replicator, Reply,
+    Transfer,
 };
 
 /// Pause before the first entry of a leadership is proposed again after a refusal.
@@ -45,13 +46,6 @@ const BEGIN_RETRY: Duration = Duration::from_millis(20);
 
 /// How often a copy of the state is looked for, and asked for again: another one may be being built.
 const BACKUP_RETRY: Duration = Duration::from_millis(50);
-
-/// Election timeouts that a transfer is waited for: when who was asked does not take over, the
-/// others elect after one.
-const TRANSFER_TIMEOUTS: u32 = 4;
-
-/// … and no longer than this, however long elections take: the call has to end by its deadline.
-const TRANSFER_WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// What the replicator is made of; built by the node.
 pub struct Parts {
@@ -303,36 +297,6 @@ impl RaftReplicator {
         });
     }
 
-    /// Asks another node to take this leadership over, whether or not it lives. From then on this one
-    /// takes no more commands; openraft knows no way back.
-    pub async fn offer(&self, to: NodeId) -> Result<(), ProposeError> {
-        let vote = self.raft.server_metrics().borrow_watched().vote;
-        let leads = leads_by(&vote, self.node_id);
-        self.offered.send_if_modified(|offered| std::mem::replace(offered, leads) != leads);
-        let asked = self.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|_| ProposeError::NotDone("this node is stopping"))
-    }
-
-    /// Offers the leadership again, to whoever lives by then. A node that was lost right after it was
-    /// asked would leave a leader that refuses everything, and that the others do not replace for as
-    /// long as its log still travels to one that comes back: its lease is renewed by that.
-    async fn offer_for_ever(&self) {
-        for round in 0.. {
-            tokio::time::sleep(self.leader_lease).await;
-            let members = self.members();
-            let others: Vec<_> =
-                members.iter().filter(|it| it.voter && it.id != self.node_id).collect();
-            let heard = self.heard_from();
-            let alive = others.iter().filter(|it| heard.contains(&it.id));
-            let nearest = alive.min_by_key(|it| it.lag_entries.unwrap_or(u64::MAX));
-            // With nobody heard of one after the other is as good a guess as any.
-            let next = nearest.or_else(|| others.get(round % others.len().max(1)));
-            if let Some(next) = next {
-                let _stopping_if_not = self.offer(next.id).await;
-            }
-        }
-    }
-
     /// Who acknowledged this leader within a leader lease.
     fn heard_from(&self) -> Vec<NodeId> {
         let data = self.raft.data_metrics();
@@ -427,29 +391,7 @@ impl Replicator for RaftReplicator {
     }
 
     async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
-        let members = self.members();
-        let others = || members.iter().filter(|m| m.voter && m.id != self.node_id);
-        let heard = self.heard_from();
-        // While who was asked does not take over nobody serves, so only who lives is asked.
-        let lives = |member: &&MemberStatus| heard.contains(&member.id);
-        let target = match to {
-            Some(id) if id == self.node_id => return Ok(Transfer::To(id)),
-            Some(id) if !others().any(|member| member.id == id) => {
-                return Ok(Transfer::NoSuchVoter);
-            }
-            None if others().next().is_none() => return Ok(Transfer::NoSuchVoter),
-            Some(id) => others().filter(lives).find(|member| member.id == id),
-            None => others().filter(lives).min_by_key(|it| it.lag_entries.unwrap_or(u64::MAX)),
-        };
-        let Some(target) = target else { return Ok(Transfer::NotHeard) };
-        self.offer(target.id).await?;
-        let mut leadership = self.leadership();
-        let elsewhere = |now: &Leadership| now.leader_id.filter(|id| *id != self.node_id);
-        let gone = leadership.wait_for(|now| elsewhere(now).is_some());
-        let patience = TRANSFER_WAIT_MAX.min(self.leader_lease * TRANSFER_TIMEOUTS);
-        let known = tokio::time::timeout(patience, gone).await;
-        let leader = known.ok().and_then(Result::ok).and_then(|now| elsewhere(&now));
-        Ok(leader.map_or(Transfer::NotInTime, Transfer::To))
+        self.transfer(to).await
     }
 
     async fn change_members(

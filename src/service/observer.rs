@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
+use oarlock_core::command::Entry;
 use oarlock_core::event::Event;
+use oarlock_core::machine::Applied;
 use oarlock_core::outcome::Outcome;
+
+use crate::service::replicator::NodeId;
 
 /// Hears what happens. Must be quick: it is called while commands are applied.
 pub trait Observer: Send + Sync + 'static {
@@ -31,4 +35,15 @@ impl Observer for Silent {
     fn leadership_began(&self) {}
     fn estimated(&self, _estimated_ms: u64, _waited_ms: u64) {}
     fn answered(&self, _route: &'static str, _status: u16, _took: Duration) {}
+}
+
+/// What one applied entry was and did, the same on every node.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// Commands, and what became of them.
+    Commands(&'a Entry, &'a Applied),
+    /// The members of the cluster from this entry on.
+    Members { voters: Vec<NodeId>, learners: Vec<NodeId> },
+    /// Nothing that concerns anybody.
+    Nothing,
 }

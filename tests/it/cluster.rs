@@ -40,7 +40,7 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 
 /// Below the ports that the kernel gives to connections: one of those could take the port of a
 /// node that is down for a moment. Each port is handed out once in this process.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id() * 97;
     let candidates =

@@ -40,6 +40,13 @@ pub(crate) fn send_only(
     Ok(stream)
 }
 
+/// The body of an answer that is not JSON.
+pub(crate) fn page(address: &str, path: &str, deadline: Duration) -> std::io::Result<String> {
+    let text = whole(send_only(address, "GET", path, "")?, deadline)?;
+    let (_, body) = text.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    Ok(body.to_owned())
+}
+
 /// Asks once; an error is a connection that failed or broke, or no answer within the deadline.
 pub(crate) fn ask(
     address: &str,
@@ -48,7 +55,15 @@ pub(crate) fn ask(
     body: &str,
     deadline: Duration,
 ) -> std::io::Result<Answer> {
-    let mut stream = send_only(address, method, path, body)?;
+    let text = whole(send_only(address, method, path, body)?, deadline)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let status = head.get(9..12).and_then(|code| code.parse().ok());
+    let status = status.ok_or(std::io::ErrorKind::InvalidData)?;
+    Ok(Answer { status, body: serde_json::from_str(body).unwrap_or(Value::Null) })
+}
+
+/// Everything up to the end of the connection.
+fn whole(mut stream: TcpStream, deadline: Duration) -> std::io::Result<String> {
     let until = Instant::now() + deadline;
     let mut bytes = Vec::new();
     let mut part = [0; 16 * 1024];
@@ -60,9 +75,5 @@ pub(crate) fn ask(
             count => bytes.extend_from_slice(&part[..count]),
         }
     }
-    let text = String::from_utf8_lossy(&bytes);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let status = head.get(9..12).and_then(|code| code.parse().ok());
-    let status = status.ok_or(std::io::ErrorKind::InvalidData)?;
-    Ok(Answer { status, body: serde_json::from_str(body).unwrap_or(Value::Null) })
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -9,14 +9,18 @@
 )]
 
 mod api_docs;
+mod audit;
 mod backups;
 mod bench;
+mod boards;
 mod cli;
 mod clients;
 mod clocks;
 mod cluster;
+mod containers;
 mod dev;
 mod disks;
+mod doctor;
 mod http;
 mod kills;
 mod leaders;
@@ -25,5 +29,8 @@ mod names;
 mod peers;
 mod pipelines;
 mod prove;
+mod rolling;
 mod secure;
+mod services;
 mod streams;
+mod yaml;

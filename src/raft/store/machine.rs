@@ -30,6 +30,7 @@ use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::store::view::{Changes, Position};
 use crate::raft::types::{LogEntry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::service::observer::Told;
 
 /// Pause before a snapshot that found the disk full is tried again. Until it passes the log only
 /// grows, so the reserve must be released meanwhile.
@@ -37,6 +38,9 @@ const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
 
 /// Hears events and outcomes of each applied entry, in log order, on every node. Must not block.
 pub type EventSink = Box<dyn Fn(Vec<Event>, &[Outcome]) + Send + Sync>;
+
+/// Hears of every applied entry by its index, in log order, on every node. Must not block.
+pub type EntrySink = Box<dyn Fn(u64, &Told<'_>) + Send + Sync>;
 
 /// What the writer thread is asked to do, in order.
 pub(crate) enum Job {
@@ -85,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     applied: watch::Sender<Option<LogId>>,
     sink: OnceLock<EventSink>,
+    entry_sink: OnceLock<EntrySink>,
     fatal: Fatal,
     pub(crate) snapshots: Arc<Snapshots>,
     rebuilt: bool,
@@ -106,6 +111,7 @@ impl Shared {
             wake: Condvar::new(),
             applied,
             sink: OnceLock::new(),
+            entry_sink: OnceLock::new(),
             fatal,
             snapshots,
             rebuilt,
@@ -217,6 +223,17 @@ fn apply_to(state: &mut State, entry: &LogEntry) -> Result<Applied, String> {
     Ok(applied)
 }
 
+fn told<'a>(entry: &'a LogEntry, applied: &'a Applied) -> Told<'a> {
+    match &entry.payload {
+        EntryPayload::Blank => Told::Nothing,
+        EntryPayload::Membership(members) => Told::Members {
+            voters: members.voter_ids().collect(),
+            learners: members.learner_ids().collect(),
+        },
+        EntryPayload::Normal(proposal) => Told::Commands(&proposal.0, applied),
+    }
+}
+
 /// The entry as a replica would take it that judges by its own clock; planted only.
 fn by_own_clock(entry: &Entry) -> Entry {
     let mut entry = entry.clone();
@@ -256,6 +273,11 @@ impl MachineHandle {
     /// Says who hears events; once, before Raft runs.
     pub fn on_events(&self, sink: EventSink) {
         let _only_once = self.shared.sink.set(sink);
+    }
+
+    /// Says who hears of every entry; once, before Raft runs.
+    pub fn on_entries(&self, sink: EntrySink) {
+        let _only_once = self.shared.entry_sink.set(sink);
     }
 
     /// Whether the view on disk was lost or refused at this start and built anew.
@@ -348,6 +370,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let applied = self.shared.apply(&entry)?;
+            if let Some(sink) = self.shared.entry_sink.get() {
+                sink(entry.log_id.index, &told(&entry, &applied));
+            }
             if let Some(sink) = self.shared.sink.get()
                 && !applied.outcomes.is_empty()
             {

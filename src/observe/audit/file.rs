@@ -1,0 +1,143 @@
+//! The file itself: opened at its end, followed when it is rotated, gone on with after an error.
+//!
+//! A line is given to the operating system before the next one is begun: it survives the end of the
+//! process. Nothing is synced, because a sync would make locks wait for the same disk; what a loss of
+//! power took is known by the index of the last line, and becomes a gap.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::observe::audit::chain::{Gap, Head, LINE_BYTES_MAX};
+use crate::observe::audit::record::Record;
+
+/// The lines of one entry, and the entries before it that have none.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) index: u64,
+    pub(super) wall_ms: Option<u64>,
+    pub(super) missing: Option<Gap>,
+    pub(super) records: Vec<Record>,
+}
+
+/// An audit file and the chain in it.
+pub(super) struct AuditFile {
+    path: PathBuf,
+    /// None after an error, until the next write.
+    file: Option<File>,
+    head: Head,
+    /// Entries whose lines could not be written.
+    missing: Option<Gap>,
+}
+
+impl AuditFile {
+    /// Opens the file, creates it if need be, and finds the end of its chain.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let mut it =
+            Self { path: path.to_owned(), file: None, head: Head::default(), missing: None };
+        it.reopen()?;
+        Ok(it)
+    }
+
+    /// Of the log entry that has the last line.
+    pub(super) fn index(&self) -> u64 {
+        self.head.index
+    }
+
+    /// Says that a run begins with the log applied up to there; returns what is missing before it.
+    pub(super) fn begin(&mut self, applied: u64) -> io::Result<Option<Gap>> {
+        let (begun, last) = (self.head.line > 0, self.head.index);
+        let missing = (begun && applied > last).then_some(Gap { from: last + 1, to: applied });
+        let records = vec![Record::began()];
+        let index = applied.max(last);
+        self.write(&[Batch { index, wall_ms: None, missing, records }])?;
+        Ok(missing)
+    }
+
+    /// Writes all lines, or says why not; then the next write tells what is missing.
+    pub(super) fn write(&mut self, batches: &[Batch]) -> io::Result<u64> {
+        let written = self.try_write(batches);
+        if written.is_err() {
+            // What of it reached the file is found out when it is opened again.
+            self.file = None;
+            let indices = || batches.iter().map(|batch| batch.index);
+            if let (Some(from), Some(to)) = (indices().min(), indices().max()) {
+                let gap = batches.iter().fold(Gap { from, to }, |gap, it| gap.with(it.missing));
+                self.missing = Some(gap.with(self.missing));
+            }
+        }
+        written
+    }
+
+    fn try_write(&mut self, batches: &[Batch]) -> io::Result<u64> {
+        if self.file.is_none() || self.is_rotated()? {
+            self.reopen()?;
+        }
+        let (mut head, mut text) = (self.head.clone(), String::new());
+        if let Some(gap) = self.missing {
+            let at = head.index;
+            head.append(&mut text, (at, None), &Record::gap(gap.from, gap.to));
+        }
+        for batch in batches {
+            if let Some(gap) = batch.missing {
+                head.append(&mut text, (gap.to, None), &Record::gap(gap.from, gap.to));
+            }
+            for record in &batch.records {
+                head.append(&mut text, (batch.index, batch.wall_ms), record);
+            }
+        }
+        let file = self.file.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        file.write_all(text.as_bytes())?;
+        let lines = head.line.saturating_sub(self.head.line);
+        (self.head, self.missing) = (head, None);
+        Ok(lines)
+    }
+
+    /// Whether the path names another file by now, or none.
+    fn is_rotated(&self) -> io::Result<bool> {
+        let Some(file) = &self.file else { return Ok(true) };
+        let ours = file.metadata()?;
+        match std::fs::metadata(&self.path) {
+            Ok(there) => Ok((there.dev(), there.ino()) != (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A file with lines is gone on with; in an empty one the chain goes on from where it stands.
+    fn reopen(&mut self) -> io::Result<()> {
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+        if let Some(head) = end_of(&mut file, &self.path)? {
+            self.head = head;
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+/// The head behind the last whole line; half a line after it was never finished, and is cut off.
+fn end_of(file: &mut File, path: &Path) -> io::Result<Option<Head>> {
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(2 * LINE_BYTES_MAX as u64);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    if whole < tail.len() {
+        tracing::warn!(path = %path.display(), bytes = tail.len() - whole,
+            "cutting off a line of the audit file that was not finished");
+        file.set_len(from + whole as u64)?;
+    }
+    let Some(lines) = tail[..whole].strip_suffix(b"\n") else { return Ok(None) };
+    let begins = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let line = String::from_utf8_lossy(&lines[begins..]);
+    let (head, _, _) = Head::behind(&line).map_err(|why| {
+        io::Error::other(format!(
+            "the last line of {} cannot be gone on from: {why}; move the file away to begin another",
+            path.display()
+        ))
+    })?;
+    Ok(Some(head))
+}

@@ -1,0 +1,178 @@
+//! The audit file: who took, was refused or lost a lock, who forced one out, and every change of the
+//! members and of the cluster's own records. Off unless `audit_file` names a file.
+//!
+//! ```text
+//!  apply -> Audit::tell (never waits) -> a bounded queue -> one blocking task -> file, line by line
+//! ```
+//! Every node writes what it applies, so that each of them has the whole story in the same order,
+//! and the loss of one, or of a leader at any moment, takes nothing away (docs/adr/0016). Each line
+//! carries the hash of the one before. What a node could not write (a full queue, a failed write, a
+//! snapshot that came instead of the entries, a crash before the write) is a line `gap` that names
+//! the entries: nothing is missing in silence. No lock waits for any of this, and no lease id,
+//! session id, request id, value or metadata is in it.
+
+pub mod chain;
+mod file;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::observe::audit::chain::Gap;
+use crate::observe::audit::file::{AuditFile, Batch};
+use crate::observe::audit::record::Record;
+use crate::observe::metrics::Metrics;
+use crate::service::observer::Told;
+
+/// Entries that may wait for the disk; each holds the lines of its commands. Beyond that they are
+/// left out, and the file says so.
+const QUEUE_ENTRIES_MAX: usize = 4_096;
+
+/// Entries that are written together at most.
+const ENTRIES_PER_WRITE: usize = 256;
+
+/// The audit of one node.
+pub struct Audit {
+    told: Mutex<Heard>,
+    metrics: Arc<Metrics>,
+}
+
+/// What was heard of applied entries so far.
+struct Heard {
+    queue: Option<mpsc::Sender<Batch>>,
+    writer: Option<JoinHandle<()>>,
+    /// Up to here the file has its lines from an earlier run.
+    written: u64,
+    /// The entry that comes next; a later one means that a snapshot took the place of some.
+    next: u64,
+    missing: Option<Gap>,
+}
+
+impl Audit {
+    /// Opens the file, or goes on with it, for a node that has applied the log up to `applied`.
+    /// Fails if the file cannot be written or does not end as this one writes.
+    pub fn start(path: &Path, applied: u64, metrics: Arc<Metrics>) -> io::Result<Arc<Self>> {
+        let mut file = AuditFile::open(path)?;
+        let written = file.index();
+        let missing = file.begin(applied)?;
+        metrics.audit_lacks(missing.map_or(0, Gap::entries));
+        let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES_MAX);
+        let writer = tokio::task::spawn_blocking({
+            let metrics = Arc::clone(&metrics);
+            move || write(file, waiting, &metrics)
+        });
+        let heard = Heard {
+            queue: Some(queue),
+            writer: Some(writer),
+            written,
+            next: applied.saturating_add(1),
+            missing: None,
+        };
+        Ok(Arc::new(Self { told: Mutex::new(heard), metrics }))
+    }
+
+    /// For a node without an audit file.
+    pub fn off(metrics: Arc<Metrics>) -> Arc<Self> {
+        let heard = Heard { queue: None, writer: None, written: 0, next: 0, missing: None };
+        Arc::new(Self { told: Mutex::new(heard), metrics })
+    }
+
+    /// Takes what an entry was and did. Never waits.
+    pub fn tell(&self, index: u64, told: &Told<'_>) {
+        let mut heard = self.heard();
+        if heard.next < index {
+            let skipped = Gap { from: heard.next, to: index - 1 };
+            heard.lacks(skipped, &self.metrics);
+        }
+        heard.next = index.saturating_add(1);
+        if index <= heard.written {
+            return;
+        }
+        let (wall_ms, records) = record::of(told);
+        if !records.is_empty() {
+            heard.pass_on(index, wall_ms, records, &self.metrics);
+        }
+    }
+
+    /// Writes what is left and closes the file.
+    pub async fn finish(&self) {
+        let writer = {
+            let mut heard = self.heard();
+            let last = heard.next.saturating_sub(1).max(heard.written);
+            heard.pass_on(last, None, vec![Record::stopped()], &self.metrics);
+            heard.queue = None;
+            heard.writer.take()
+        };
+        if let Some(writer) = writer
+            && writer.await.is_err()
+        {
+            tracing::error!("the writer of the audit file panicked");
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Heard {
+    fn pass_on(
+        &mut self,
+        index: u64,
+        wall_ms: Option<u64>,
+        records: Vec<Record>,
+        metrics: &Metrics,
+    ) {
+        let Some(queue) = &self.queue else { return };
+        let batch = Batch { index, wall_ms, missing: self.missing, records };
+        match queue.try_send(batch) {
+            Ok(()) => self.missing = None,
+            Err(_) => self.lacks(Gap { from: index, to: index }, metrics),
+        }
+    }
+
+    fn lacks(&mut self, gap: Gap, metrics: &Metrics) {
+        if self.missing.is_none() {
+            tracing::error!(from = gap.from, "the audit file of this node will lack lines");
+        }
+        metrics.audit_lacks(gap.entries());
+        self.missing = Some(gap.with(self.missing));
+    }
+}
+
+fn write(mut file: AuditFile, mut waiting: mpsc::Receiver<Batch>, metrics: &Metrics) {
+    let mut fails = false;
+    while let Some(first) = waiting.blocking_recv() {
+        let mut batches = vec![first];
+        while batches.len() < ENTRIES_PER_WRITE
+            && let Ok(next) = waiting.try_recv()
+        {
+            batches.push(next);
+        }
+        match file.write(&batches) {
+            Ok(lines) => {
+                if fails {
+                    tracing::warn!("the audit file is written again; it says what it lacks");
+                }
+                fails = false;
+                metrics.audited(lines);
+            }
+            Err(error) => {
+                // Said once: a full disk would fill another one with these.
+                if !fails {
+                    tracing::error!(%error, "the audit file cannot be written; the node goes on");
+                }
+                fails = true;
+                metrics.audit_failed();
+                metrics.audit_lacks(u64::try_from(batches.len()).unwrap_or(u64::MAX));
+            }
+        }
+    }
+}

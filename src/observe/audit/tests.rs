@@ -1,0 +1,208 @@
+//! The chain, restarts, rotation, and what happens when lines cannot be written.
+
+use std::fs;
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+use oarlock_core::command::{Command, Entry, LEVEL};
+use oarlock_core::ids::{LockName, Reason};
+use oarlock_core::machine::{Applied, Machine};
+use oarlock_core::time::LeaseTime;
+
+use super::Audit;
+use super::chain::{Broken, Head, Verified, verify};
+use crate::observe::metrics::Metrics;
+use crate::service::observer::Told;
+
+fn forced(name: &str) -> (Entry, Applied) {
+    let command = Command::ForceRelease {
+        name: LockName::new(name).expect("a name"),
+        target: oarlock_core::command::ForceTarget::All,
+        reason: Reason::new("it hangs").expect("a reason"),
+        lock_delay: None,
+    };
+    let entry = Entry { level: LEVEL, wall_ms: 7, commands: vec![(LeaseTime(1), command)] };
+    let applied = Machine::new().apply(&entry).expect("its level is known");
+    (entry, applied)
+}
+
+fn tell(audit: &Audit, indices: impl IntoIterator<Item = u64>) {
+    for index in indices {
+        let (entry, applied) = forced(&format!("lock/{index}"));
+        audit.tell(index, &Told::Commands(&entry, &applied));
+    }
+}
+
+fn start(path: &Path, applied: u64) -> Arc<Audit> {
+    Audit::start(path, applied, Metrics::new()).expect("it starts")
+}
+
+fn judge(path: &Path, before: Option<&Head>) -> Result<Verified, Broken> {
+    let file = fs::File::open(path).expect("it is there");
+    verify(BufReader::new(file), before).expect("it can be read")
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(path).expect("it is there");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn actions(path: &Path) -> Vec<String> {
+    lines(path).iter().map(|line| line["action"].as_str().unwrap_or("?").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chain_goes_on_over_restarts_and_skips_what_it_has() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    tell(&audit, 1..=3);
+    audit.finish().await;
+    // Entries 2 and 3 are applied again, because the state on disk was behind.
+    let audit = start(&path, 1);
+    tell(&audit, 2..=4);
+    audit.finish().await;
+    let expected = ["began", "forced", "forced", "forced", "stopped", "began", "forced", "stopped"];
+    assert_eq!(actions(&path), expected);
+    let verified = judge(&path, None).expect("it is whole");
+    assert_eq!((verified.first_line, verified.head.line, verified.head.index), (1, 8, 4));
+    assert_eq!(verified.gaps, 0);
+    let line = &lines(&path)[1];
+    assert_eq!((&line["lock"], &line["reason"]), (&"lock/1".into(), &"it hangs".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_missing_or_added_line_is_the_first_broken_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    tell(&audit, 1..=4);
+    audit.finish().await;
+    let text = fs::read_to_string(&path).expect("it is there");
+    let all: Vec<&str> = text.lines().collect();
+    let broken_at = |text: String| {
+        let other = dir.path().join("other");
+        fs::write(&other, text).expect("written");
+        judge(&other, None).expect_err("it is broken").line_in_file
+    };
+    for (at, byte) in text.bytes().enumerate() {
+        let other = if byte == b'1' { b'2' } else { b'1' };
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] = other;
+        let line = text[..at].matches('\n').count() as u64 + 1;
+        let found = broken_at(String::from_utf8(bytes).expect("text"));
+        assert_eq!(found, line, "byte {at}");
+    }
+    let joined = |lines: Vec<&str>| lines.join("\n") + "\n";
+    assert_eq!(broken_at(joined([&all[..2], &all[3..]].concat())), 3, "one is missing");
+    assert_eq!(broken_at(joined([&all[..2], &all[1..]].concat())), 3, "one is there twice");
+    assert_eq!(broken_at(text.trim_end().to_owned()), all.len() as u64, "its end is missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_rotated_by_rename_is_followed_by_one_that_goes_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, old) = (dir.path().join("audit"), dir.path().join("audit.1"));
+    let audit = start(&path, 0);
+    tell(&audit, 1..=2);
+    // What is queued is written before the next entry is told, because finishing waits for it.
+    audit.finish().await;
+    let audit = start(&path, 2);
+    fs::rename(&path, &old).expect("rotated");
+    tell(&audit, 3..=4);
+    audit.finish().await;
+    let first = judge(&old, None).expect("it is whole");
+    let second = judge(&path, Some(&first.head)).expect("it goes on");
+    assert_eq!(second.first_line, first.head.line + 1);
+    let wrong = Head { hash: "0".repeat(64), ..first.head };
+    assert_eq!(judge(&path, Some(&wrong)).expect_err("another chain").line_in_file, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_line_is_cut_off_and_what_a_crash_took_is_a_gap() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    tell(&audit, 1..=2);
+    audit.finish().await;
+    let whole = fs::read_to_string(&path).expect("it is there");
+    fs::write(&path, format!("{whole}{{\"line\":5,\"prev")).expect("written");
+    // The log was applied up to 9 when the process ended.
+    let audit = start(&path, 9);
+    tell(&audit, [10]);
+    audit.finish().await;
+    let verified = judge(&path, None).expect("it is whole");
+    assert_eq!(verified.gaps, 1);
+    let gap = lines(&path).into_iter().find(|line| line["action"] == "gap").expect("a gap");
+    assert_eq!(gap["detail"], "entries 3 to 9 may lack lines");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_instead_of_entries_is_a_gap() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    tell(&audit, [1]);
+    audit.tell(500, &Told::Nothing);
+    tell(&audit, [501]);
+    audit.finish().await;
+    assert_eq!(actions(&path), ["began", "forced", "gap", "forced", "stopped"]);
+    assert_eq!(lines(&path)[2]["detail"], "entries 2 to 499 may lack lines");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_write_is_told_and_made_up_for_by_a_gap() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).expect("made");
+    let path = folder.join("audit");
+    let mut file = super::file::AuditFile::open(&path).expect("it opens");
+    assert_eq!(file.begin(0).expect("written"), None);
+    let batch = |index| super::file::Batch {
+        index,
+        wall_ms: None,
+        missing: None,
+        records: vec![super::record::Record::began()],
+    };
+    // The folder is gone: there is no file to go on with.
+    fs::rename(&folder, dir.path().join("away")).expect("moved");
+    file.write(&[batch(1)]).expect_err("nowhere to write");
+    file.write(&[batch(2), batch(3)]).expect_err("nowhere to write");
+    fs::rename(dir.path().join("away"), &folder).expect("moved back");
+    assert_eq!(file.write(&[batch(4)]).expect("written"), 2);
+    assert_eq!(actions(&path), ["began", "gap", "began"]);
+    assert_eq!(lines(&path)[1]["detail"], "entries 1 to 3 may lack lines");
+    judge(&path, None).expect("it is whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_leaves_lines_out_and_says_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let (queue, mut waiting) = tokio::sync::mpsc::channel(2);
+    let heard =
+        super::Heard { queue: Some(queue), writer: None, written: 0, next: 1, missing: None };
+    let audit = Audit { told: std::sync::Mutex::new(heard), metrics: Metrics::new() };
+    // Nobody takes from the queue: the third and fourth are left out, without waiting.
+    tell(&audit, 1..=4);
+    let mut file = super::file::AuditFile::open(&path).expect("it opens");
+    let first = waiting.recv().await.expect("the first");
+    file.write(&[first]).expect("written");
+    tell(&audit, [5]);
+    waiting.close();
+    while let Some(batch) = waiting.recv().await {
+        file.write(&[batch]).expect("written");
+    }
+    assert_eq!(actions(&path), ["forced", "forced", "gap", "forced"]);
+    assert_eq!(lines(&path)[2]["detail"], "entries 3 to 4 may lack lines");
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_not_gone_on_with() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    fs::write(&path, "somebody else's notes\n").expect("written");
+    let refused = super::file::AuditFile::open(&path).err().expect("it is refused");
+    assert!(refused.to_string().contains("move the file away"), "{refused}");
+}
