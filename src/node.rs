@@ -7,10 +7,12 @@ mod listeners;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use self::listeners::{Secure, bind, serve_http};
@@ -25,7 +27,7 @@ use crate::raft::replicator::{Parts, RaftReplicator};
 use crate::raft::settings::{self, Timing};
 use crate::raft::store::files::{self, DirectoryLock};
 use crate::raft::store::identity::Identity;
-use crate::raft::store::log::{Fatal, LogOptions, LogStore};
+use crate::raft::store::log::{Fatal, LogOptions, LogStore, Synced};
 use crate::raft::store::machine::MachineHandle;
 use crate::raft::store::reserve::{DiskReserve, DiskState};
 use crate::raft::store::restore;
@@ -131,7 +133,8 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let (observer, ids) = (Arc::clone(&metrics), Box::new(random_u128));
     let options = Options { auth_required: config.auth_required, ..Options::default() };
     let service = Service::new(Arc::clone(&replicator), observer, ids, options);
-    wire(&handlers, &machine, &service, &replicator, (raft.clone(), Arc::clone(&snapshots)));
+    let reached = (raft.clone(), Arc::clone(&snapshots), log.synced());
+    wire(&handlers, &machine, &service, &replicator, reached);
     settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
@@ -142,11 +145,34 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     tasks.spawn(disk::measure(log, Arc::clone(&snapshots), segment_bytes, Arc::clone(&metrics)));
     tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, Arc::clone(&local)));
     tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
-    serve_http((api, secure.api), &config, &service, &metrics, &replicator, &stop).await;
-
+    let answers = serve_http((api, secure.api), &config, &service, &metrics, &replicator, &stop);
+    let attended = attend(&mut tasks, &stop, answers).await;
     shut_down(&replicator, &mut tasks, machine, &audit).await?;
     serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))??;
-    presence::refused(&local).map_err(NodeError)
+    attended.and_then(|()| presence::refused(&local).map_err(NodeError))
+}
+
+/// Serves until the stop, and stops when one of the tasks panics: nobody would miss it otherwise, while
+/// leases end no more or a full disk is seen by nobody. Others lead then.
+async fn attend(
+    tasks: &mut JoinSet<()>,
+    stop: &Stop,
+    serving: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    tokio::pin!(serving);
+    let mut attended = Ok(());
+    loop {
+        tokio::select! {
+            () = &mut serving => return attended,
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a task panicked: this node stops");
+                    stop.trigger();
+                    attended = Err(NodeError(format!("a task panicked: {error}; please report it")));
+                }
+            }
+        }
+    }
 }
 
 /// What the service does without being asked.
@@ -191,11 +217,17 @@ async fn begin_restored(
 /// Runs what stands on Raft until Raft is gone. Without a stop that is an error, and the node
 /// stops: it could only refuse from then on, and whoever started it should know.
 async fn run_raft(replicator: Arc<RaftReplicator>, stop: Stop) -> Result<(), NodeError> {
-    replicator.run().await;
-    if stop.is_triggered() {
+    until_stopped(replicator.run(), stop).await
+}
+
+/// Runs what must not end before the stop, neither by itself nor by a panic: Raft would go on leading
+/// with nobody who writes entries.
+async fn until_stopped(runs: impl Future<Output = ()>, stop: Stop) -> Result<(), NodeError> {
+    let ran = AssertUnwindSafe(runs).catch_unwind().await;
+    if ran.is_ok() && stop.is_triggered() {
         return Ok(());
     }
-    tracing::error!("Raft ended by itself: this node stops");
+    tracing::error!(panicked = ran.is_err(), "Raft ended by itself: this node stops");
     stop.trigger();
     Err(NodeError("run Raft: it ended by itself; the lines before this say why".to_owned()))
 }
@@ -368,7 +400,7 @@ fn wire(
     machine: &MachineHandle,
     service: &Arc<Service<RaftReplicator>>,
     replicator: &Arc<RaftReplicator>,
-    raft: (RaftHandle, Arc<Snapshots>),
+    raft: (RaftHandle, Arc<Snapshots>, Synced),
 ) {
     // Weak, because the service stands on the machine: they would keep each other for ever.
     let upcalls = Arc::downgrade(service);
@@ -444,12 +476,13 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_stopped_node_leaves_nothing_behind() {
         let disk = TestDisk::new();
-        let Node { raft, machine, replicator, running, .. } = Node::alone(&disk).await;
+        let Node { raft, machine, replicator, running, synced, .. } = Node::alone(&disk).await;
         let observer = Metrics::new();
         let ids = Box::new(random_u128);
         let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
         let handlers = Handlers::default();
-        wire(&handlers, &machine, &service, &replicator, (raft.clone(), machine.snapshots()));
+        let reached = (raft.clone(), machine.snapshots(), synced);
+        wire(&handlers, &machine, &service, &replicator, reached);
         raft.shutdown().await.expect("Raft stops");
         running.await.expect("it runs to its end");
         machine.close();
@@ -457,6 +490,24 @@ mod tests {
         drop((handlers, service, replicator, machine, raft));
         assert!(kept.0.upgrade().is_none(), "the service is gone");
         assert!(kept.1.upgrade().is_none(), "and what it stands on");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_node_with_an_error() {
+        let (mut tasks, stop) = (JoinSet::new(), Stop::new());
+        tasks.spawn(async {});
+        tasks.spawn(async { panic!("planted") });
+        tasks.spawn(std::future::pending());
+        let ended = attend(&mut tasks, &stop, stop.wait()).await;
+        let ended = ended.expect_err("nobody asked for it");
+        assert!(stop.is_triggered() && ended.to_string().contains("a task panicked"), "{ended}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_beside_raft_ends_the_node_with_an_error() {
+        let stop = Stop::new();
+        let ended = until_stopped(async { panic!("planted") }, stop.clone()).await;
+        assert!(ended.is_err() && stop.is_triggered());
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! `oarlock tokens`: who may do what. Prints a secret once, on standard output, for whoever asked.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -55,7 +56,7 @@ pub(super) enum OfTokens {
 pub(super) async fn run(target: &Target, of: OfTokens) -> Result<(), Failure> {
     let client = target.client();
     match of {
-        OfTokens::Init { name } => target.show(&client.first_token(&name).await?, made),
+        OfTokens::Init { name } => show_made(target, &client.first_token(&name).await?),
         OfTokens::Create {
             name,
             rights,
@@ -74,7 +75,7 @@ pub(super) async fn run(target: &Target, of: OfTokens) -> Result<(), Failure> {
                 waiting,
                 streams,
             };
-            target.show(&client.create_token(&request).await?, made);
+            show_made(target, &client.create_token(&request).await?);
         }
         OfTokens::List => target.show(&client.tokens().await?, table),
         OfTokens::Revoke { id } => {
@@ -85,13 +86,23 @@ pub(super) async fn run(target: &Target, of: OfTokens) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The secret alone goes to standard output, so that a file of it is good for `--token-file`.
+fn show_made(target: &Target, token: &AccessToken) {
+    target.show(token, made);
+    if token.access_token.is_some() {
+        let _closed_pipe = writeln!(
+            std::io::stderr(),
+            "This is shown once. Keep it in a file that only `{}` can read and name that with \
+             --token-file,\nor put it into OARLOCK_ACCESS_TOKEN. Its id is {}.",
+            token.name,
+            token.token_id
+        );
+    }
+}
+
 fn made(token: &AccessToken) -> String {
     match &token.access_token {
-        Some(secret) => format!(
-            "{secret}\n\nThis is shown once. Keep it in a file that only `{}` can read and name that \
-             with --token-file,\nor put it into OARLOCK_ACCESS_TOKEN. Its id is {}.\n",
-            token.name, token.token_id
-        ),
+        Some(secret) => format!("{secret}\n"),
         None => {
             format!("certificates of `{}` have these rights; id {}\n", token.name, token.token_id)
         }

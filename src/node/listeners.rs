@@ -91,9 +91,8 @@ impl Secure {
         }
         let peers = self.peers.iter().map(|secured| &secured.material);
         let all: Vec<_> = self.api.iter().chain(peers).cloned().collect();
-        if !all.is_empty() {
-            tasks.spawn(refresh(all));
-        }
+        // Also without any: the signal would end a node that does not listen to it.
+        tasks.spawn(refresh(all));
     }
 }
 

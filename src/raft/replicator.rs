@@ -266,11 +266,16 @@ impl RaftReplicator {
         }
         loop {
             let base = self.machine.with(Machine::now);
-            if let Ok(Ok(_)) = self.batcher.begin(leader, base).await {
-                self.batcher.open(leader);
-                return;
+            match self.batcher.begin(leader, base).await {
+                Ok(Ok(_)) => return self.batcher.open(leader),
+                // It was given away, in a moment in which this node did not know of it.
+                Ok(Err(ProposeError::NotLeader(Some(to)))) if to != self.node_id => {
+                    self.batcher.end();
+                    self.offered.send_replace(Some(leader));
+                    return std::future::pending().await;
+                }
+                Ok(Err(_)) | Err(_) => self.batcher.end(),
             }
-            self.batcher.end();
             tokio::time::sleep(BEGIN_RETRY).await;
         }
     }

@@ -329,6 +329,8 @@ impl<R: Replicator> Service<R> {
         leadership: &mut watch::Receiver<Leadership>,
     ) -> Result<Reply, Setback> {
         if leader == self.node_id {
+            // What this node knew when the call came may be from before it led.
+            self.admit_forwarded(journey.by.as_deref(), &journey.call).map_err(here)?;
             return self.serve(journey.call.clone()).await.map_err(here);
         }
         let asked = self.replicator.forward(leader, journey.by.clone(), journey.call.clone());

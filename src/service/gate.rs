@@ -320,7 +320,7 @@ impl<R: Replicator> Service<R> {
 
     /// The first credential has nobody to ask: while no administrator is there, whoever sits at the
     /// machine of a node, which the surface has made sure of, may make one.
-    fn permit_first(&self) -> Result<(), ServiceError> {
+    pub(super) fn permit_first(&self) -> Result<(), ServiceError> {
         self.refresh_gate();
         if self.gate.shelf().book.has_admin(self.replicator.lease_now(), None) {
             return Err(ServiceError::Forbidden(

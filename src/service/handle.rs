@@ -67,6 +67,7 @@ pub struct Service<R: Replicator> {
     pub(super) ids: IdSource,
     /// Whose turn it is to change the members.
     pub(super) members_turn: Semaphore,
+    pub(super) tokens_turn: Semaphore,
     pub(super) this: Weak<Self>,
 }
 
@@ -98,6 +99,7 @@ impl<R: Replicator> Service<R> {
             draining: watch::Sender::new(false),
             ids,
             members_turn: Semaphore::new(1),
+            tokens_turn: Semaphore::new(1),
             this: Weak::clone(this),
         })
     }

@@ -186,6 +186,9 @@ impl<R: Replicator> Service<R> {
 
     /// Answers a call about credentials, as leader.
     pub(super) async fn tokens(&self, call: TokensCall) -> Result<Reply, ServiceError> {
+        // One decision at a time: two that each see the other's administrator stay would leave none.
+        let turn = self.tokens_turn.acquire().await;
+        let _turn = turn.map_err(|_never_closed| ServiceError::ShuttingDown)?;
         // What is decided here is decided by all that was acknowledged before.
         self.replicator.read_barrier().await?;
         let reply = match call {
@@ -196,6 +199,9 @@ impl<R: Replicator> Service<R> {
     }
 
     async fn create(&self, call: TokensCall) -> Result<TokensReply, ServiceError> {
+        if matches!(call, TokensCall::Create { first: true, .. }) {
+            self.permit_first()?;
+        }
         let now = self.replicator.lease_now();
         let Some(credential) = read(call, now) else {
             return Err(unexpected("a node of another version asks for it"));

@@ -269,6 +269,7 @@ impl Plan<'_> {
         let peers = Peers::with_connector(Arc::clone(&local), common.net.connector(id));
         let seed = random.next();
         presence::show(&log, Some(machine.snapshots()), &local, seed);
+        let synced = log.synced();
         let handlers = Arc::new(Handlers::default());
         let inbound = (Arc::clone(&local), Arc::clone(&handlers));
         tokio::spawn(inbound::listen(common.net.listen(id), inbound.0, inbound.1));
@@ -300,6 +301,7 @@ impl Plan<'_> {
         let options = Options::default();
         let service = Service::new(Arc::clone(&replicator), Arc::new(Silent), ids, options);
         wire(id, common, &machine, &service, &replicator, &handlers);
+        let _first = handlers.raft.set((raft.clone(), machine.snapshots(), synced));
         settings::run(&raft, random.next()).await;
         if common.members.first() == Some(&id) {
             // Refused when it was done before.
@@ -341,7 +343,6 @@ fn wire(
     let _first = handlers.call.set(Box::new(answer));
     let hears = Arc::clone(replicator);
     let _first = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
-    let _first = handlers.raft.set((replicator.raft().clone(), machine.snapshots()));
 }
 
 /// The claim that a call makes.

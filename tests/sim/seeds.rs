@@ -20,7 +20,7 @@ const JUDGED_FROM: u64 = 200;
 
 /// From so many seeds of this length on every fault must also have met everything.
 const PAIRS_JUDGED_FROM: u64 = 1_000;
-const PAIRS_BUSY_MS: u64 = 20_000;
+const LONG_BUSY_MS: u64 = 20_000;
 
 /// Failures that are described; of all others the seeds are named.
 const FAILURES_SHOWN: usize = 10;
@@ -158,10 +158,11 @@ fn judge(seeds: &Seeds, sum: &Sum) -> String {
         let _infallible = writeln!(text, "and the seeds {others:?}");
     }
     let mut missed = Vec::new();
+    let are_long = seeds.length.busy_ms >= LONG_BUSY_MS;
     if sum.runs >= JUDGED_FROM {
-        missed.extend(sum.tally.never(faults::kinds()));
+        missed.extend(sum.tally.never(faults::kinds(), are_long));
     }
-    if sum.runs >= PAIRS_JUDGED_FROM && seeds.length.busy_ms >= PAIRS_BUSY_MS {
+    if sum.runs >= PAIRS_JUDGED_FROM && are_long {
         missed.extend(sum.tally.never_met(faults::kinds()));
     }
     if !missed.is_empty() {

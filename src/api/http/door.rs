@@ -3,10 +3,11 @@
 //! Whoever may not use a verb at all is refused before a body is read. Over which names it is given
 //! is decided by the service, which every call passes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderMap, Method};
 
 use super::error::Refusal;
@@ -100,9 +101,68 @@ fn shown(request: &Request) -> Result<Shown<'_>, Refusal> {
     }
 }
 
-/// Whether a request was made on the machine of this node itself, and not passed on to it.
+/// What proxies and browsers leave in the requests that they pass on or make.
+const TRACES: [&str; 8] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "via",
+    "origin",
+    "sec-fetch-site",
+];
+
+/// Whether a request was made on the machine of this node itself, and not passed on to it by a
+/// proxy or made by a page in a browser, as far as that can be seen.
 pub(super) fn is_local(peer: Option<&Peer>, headers: &HeaderMap) -> bool {
-    let mut traces = ["forwarded", "x-forwarded-for", "via"].into_iter();
-    let passed_on = traces.any(|name| headers.contains_key(name));
-    !passed_on && peer.is_some_and(|Peer(from)| from.ip().to_canonical().is_loopback())
+    let passed_on = TRACES.into_iter().any(|name| headers.contains_key(name));
+    let mut names = headers.get_all(HOST).iter();
+    let by_its_name = names.all(|host| host.to_str().is_ok_and(is_this_machine));
+    let here = peer.is_some_and(|Peer(from)| from.ip().to_canonical().is_loopback());
+    here && by_its_name && !passed_on
+}
+
+/// Whether a host, with or without a port, is the loopback: under no other name is a node asked by
+/// who sits at its machine, and a name of somebody else's may lead here.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|it| it.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn only_who_asks_the_loopback_by_its_name_sits_at_the_machine() {
+        let from = Peer("127.0.0.1:5".parse().expect("an address"));
+        let local = |pairs: &[(&'static str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| {
+                (HeaderName::from_static(name), value.parse().expect("a value"))
+            });
+            is_local(Some(&from), &pairs.collect())
+        };
+        for host in ["localhost", "localhost:7400", "127.0.0.1:7400", "[::1]:7400", "[::1]"] {
+            assert!(local(&[("host", host)]), "{host}");
+        }
+        for host in ["locks.example:7400", "10.0.0.1:7400", "localhost.example", ""] {
+            assert!(!local(&[("host", host)]), "{host}");
+        }
+        assert!(local(&[]), "no browser leaves it out");
+        for trace in TRACES {
+            assert!(!local(&[("host", "localhost"), (trace, "x")]), "{trace}");
+        }
+        let elsewhere = Peer("10.0.0.2:5".parse().expect("an address"));
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+        assert!(!is_local(Some(&elsewhere), &headers) && !is_local(None, &headers));
+    }
 }

@@ -27,6 +27,7 @@ use super::body;
 use super::error::Refusal;
 use super::query::Parameters;
 use super::routes::App;
+use super::sse::StreamEnd;
 use super::wait::{Step, Wait, refused};
 use super::{name, sse, translate};
 use crate::auth::right::{Scope, Verb};
@@ -43,7 +44,14 @@ const NOTE: &str = "the lock is kept while this connection lives, and free withi
 
 enum State<R: Replicator> {
     Waiting(Wait<R, Box<Grant>>, Duration),
-    Held { app: App<R>, lease_id: LeaseId, lock: LockName, pause: Duration, every: Duration },
+    Held {
+        app: App<R>,
+        lease_id: LeaseId,
+        lock: LockName,
+        pause: Duration,
+        every: Duration,
+        ended: StreamEnd,
+    },
     Over,
 }
 
@@ -121,16 +129,18 @@ impl<R: Replicator> State<R> {
                         // Found again by a reconnect, it may have little left.
                         let left = Duration::from_millis(held.lease.remaining_ms.unwrap_or(0));
                         let pause = if left > every * 2 { every } else { Duration::ZERO };
-                        let state = Self::Held { app, lease_id, lock, pause, every };
+                        let ended = sse::end_of(&app);
+                        let state = Self::Held { app, lease_id, lock, pause, every, ended };
                         (sse::event("granted", None, &held), state)
                     }
                     Err(refusal) => (refused(&refusal), Self::Over),
                 }),
             },
-            Self::Held { app, lease_id, lock, pause, every } => {
-                Some(match keep(&app, lease_id, pause, every).await {
+            Self::Held { app, lease_id, lock, pause, every, mut ended } => {
+                Some(match keep(&app, lease_id, (pause, every), &mut ended).await {
                     Kept::Yes => {
-                        (sse::ping(), Self::Held { app, lease_id, lock, pause: every, every })
+                        let state = Self::Held { app, lease_id, lock, pause: every, every, ended };
+                        (sse::ping(), state)
                     }
                     Kept::Lost(how) => {
                         let lost = Lost { lock: lock.to_string(), how };
@@ -156,8 +166,8 @@ enum Kept {
 async fn keep<R: Replicator>(
     app: &App<R>,
     lease_id: LeaseId,
-    pause: Duration,
-    every: Duration,
+    (pause, every): (Duration, Duration),
+    ended: &mut StreamEnd,
 ) -> Kept {
     let renew = async {
         tokio::time::sleep(pause).await;
@@ -167,7 +177,7 @@ async fn keep<R: Replicator>(
     let reply = tokio::select! {
         biased;
         reply = renew => reply,
-        why = app.service.streams_end(&app.caller) => return Kept::End(why),
+        why = ended => return Kept::End(why),
     };
     let Ok(reply) = reply else { return Kept::Yes };
     match reply.body {

@@ -5,6 +5,8 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -17,12 +19,23 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{encode, with_type};
+use super::routes::App;
 use crate::service::gate::Counted;
+use crate::service::replicator::Replicator;
 
 const EVENT_STREAM: &str = "text/event-stream";
 /// How often a comment is written to a stream that has nothing to tell: it finds dead peers, and
 /// keeps proxies from losing patience.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(10);
+
+/// When a stream has to end, and why; one for all its life, because losing touch takes a while to see.
+pub(super) type StreamEnd = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// The end of a stream of that caller.
+pub(super) fn end_of<R: Replicator>(app: &App<R>) -> StreamEnd {
+    let (service, caller) = (Arc::clone(&app.service), app.caller.clone());
+    Box::pin(async move { service.streams_end(&caller).await })
+}
 
 /// The comment.
 pub(super) fn ping() -> Bytes {

@@ -4,12 +4,11 @@
 //! ids never appear: they are rights of others.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 
 use axum::http::request::Parts;
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use oarlock_client::stream::{End, Gap, WatchEvent};
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::limits;
@@ -18,12 +17,11 @@ use tokio::sync::watch;
 use super::error::Refusal;
 use super::query::Parameters;
 use super::routes::App;
+use super::sse::StreamEnd;
 use super::{sse, translate};
 use crate::auth::right::{Scope, Verb};
 use crate::service::replicator::Replicator;
 use crate::service::watch::Found;
-
-type Ended = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
 struct Watch<R: Replicator> {
     app: App<R>,
@@ -32,7 +30,7 @@ struct Watch<R: Replicator> {
     from: u64,
     ready: VecDeque<Bytes>,
     news: watch::Receiver<u64>,
-    ended: Ended,
+    ended: StreamEnd,
     over: bool,
 }
 
@@ -54,8 +52,7 @@ pub(super) fn open<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Respons
         return Err(Refusal::revision_gone(oldest));
     }
     let place = (app.service.stream_place()?, app.service.count_stream(&app.caller)?);
-    let (service, caller) = (app.service.clone(), app.caller.clone());
-    let ended: Ended = Box::pin(async move { service.streams_end(&caller).await });
+    let ended = sse::end_of(app);
     let ready = VecDeque::from([sse::ping()]);
     let watch = Watch { app: app.clone(), prefix, from, ready, news, ended, over: false };
     Ok(sse::respond(place, watch, Watch::next))
@@ -76,6 +73,11 @@ impl<R: Replicator> Watch<R> {
             }
             if self.over {
                 return None;
+            }
+            // Looked at here as well: who stays behind always finds events, and never waits.
+            if let Some(why) = self.ended.as_mut().now_or_never() {
+                self.end(why);
+                continue;
             }
             self.news.borrow_and_update();
             match self.app.service.recent().read(self.from) {
@@ -101,14 +103,16 @@ impl<R: Replicator> Watch<R> {
         }
     }
 
+    fn end(&mut self, why: &str) {
+        self.over = true;
+        self.ready.push_back(sse::event("end", None, &End { why: why.to_owned() }));
+    }
+
     async fn wait(&mut self) {
         tokio::select! {
             biased;
             _ = self.news.changed() => {}
-            why = &mut self.ended => {
-                self.over = true;
-                self.ready.push_back(sse::event("end", None, &End { why: why.to_owned() }));
-            }
+            why = &mut self.ended => self.end(why),
             () = tokio::time::sleep(sse::PING_EVERY) => self.ready.push_back(sse::ping()),
         }
     }

@@ -206,7 +206,11 @@ fn builds(asked: &[Asked]) -> Finding {
     let silent = asked.iter().any(|it| it.cluster.is_some() && it.build.is_none());
     let list = told.iter().copied().collect::<Vec<_>>().join("; ");
     match told.len() {
-        _ if silent => warn("builds", list, "a node does not tell what it is: upgrade it"),
+        _ if silent => warn(
+            "builds",
+            list,
+            "a node does not tell what it is: upgrade it, unless it speaks TLS",
+        ),
         1 => pass("builds", list),
         _ => warn(
             "builds",

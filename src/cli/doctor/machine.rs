@@ -266,14 +266,21 @@ fn compare(monotonic: Duration, raw: Duration, boot: Duration) -> Finding {
 
 /// Who protects the listeners. The place for certificates: their names and their last day.
 fn protection(config: &Config) -> Finding {
-    if config.insecure_bind {
-        warn(
+    let clear = |encrypted: bool, name: &'static str| (!encrypted).then_some(name);
+    let clients = clear(!config.tls_cert.is_empty(), "clients");
+    let peers = clear(!config.peer_tls_cert.is_empty(), "peers");
+    let clear: Vec<&str> = clients.into_iter().chain(peers).collect();
+    let asked = if config.auth_required { "everybody is asked" } else { "only tokens close it" };
+    match clear.join(" and ") {
+        clear if clear.is_empty() => {
+            pass("protection", format!("all that is said is encrypted; {asked}"))
+        }
+        clear if config.insecure_bind => warn(
             "protection",
-            "insecure_bind is set: nothing is encrypted and nobody is asked who they are",
-            "let only a private network reach the two ports",
-        )
-    } else {
-        pass("protection", "both listeners are on loopback")
+            format!("insecure_bind is set, and {clear} speak in clear; {asked}"),
+            "let only a private network reach their ports, or give them certificates (`oarlock pki`)",
+        ),
+        clear => pass("protection", format!("{clear} speak in clear, on loopback alone; {asked}")),
     }
 }
 

@@ -5,7 +5,7 @@
 //!  apply -> Audit::tell (never waits) -> a bounded queue -> one blocking task -> file, line by line
 //! ```
 //! Every node writes what it applies, so that each of them has the whole story in the same order,
-//! and the loss of one, or of a leader at any moment, takes nothing away (docs/adr/0016). Each line
+//! and the loss of one, or of a leader at any moment, takes nothing away (docs/adr/0017). Each line
 //! carries the hash of the one before. What a node could not write (a full queue, a failed write, a
 //! snapshot that came instead of the entries, a crash before the write) is a line `gap` that names
 //! the entries: nothing is missing in silence. No lock waits for any of this, and no lease id,

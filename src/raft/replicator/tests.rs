@@ -15,7 +15,7 @@ use crate::raft::clock;
 use crate::raft::presence;
 use crate::raft::settings::{self, Timing};
 use crate::raft::store::files::memory::MemoryFiles;
-use crate::raft::store::log::{LogOptions, LogStore};
+use crate::raft::store::log::{LogOptions, LogStore, Synced};
 use crate::raft::store::start::{self, LogFacts};
 use crate::raft::transport::NetworkFactory;
 use crate::raft::transport::peers::Local;
@@ -70,6 +70,7 @@ pub(crate) struct Node {
     pub(crate) replicator: Arc<RaftReplicator>,
     asked: Arc<Nobody>,
     pub(crate) running: JoinHandle<()>,
+    pub(crate) synced: Synced,
 }
 
 impl Node {
@@ -82,6 +83,7 @@ impl Node {
             Arc::new(|why| panic!("{why}")),
         )
         .expect("a log");
+        let synced = log.synced();
         let options = start::Options::new(disk.dir.path().to_owned(), CLUSTER);
         let last_purged = log.bounds().1;
         let snapshots = start::open_snapshots(&options, last_purged).expect("snapshots");
@@ -114,7 +116,7 @@ impl Node {
         });
         settings::run(&raft, 7).await;
         let running = tokio::spawn(Arc::clone(&replicator).run());
-        Self { raft, machine, replicator, asked, running }
+        Self { raft, machine, replicator, asked, running, synced }
     }
 
     /// Stops it as the node does.

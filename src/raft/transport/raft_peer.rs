@@ -12,6 +12,7 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::SnapshotOf;
 
+use crate::raft::store::log::Synced;
 use crate::raft::store::snapshot::{Incoming, SnapshotFile};
 use crate::raft::store::snapshots::Snapshots;
 use crate::raft::types::{LogId, Member, RaftHandle, SnapshotMeta, TypeConfig, Vote};
@@ -47,8 +48,8 @@ pub trait RaftPeer: Send + Sync + 'static {
     fn member(&self, id: NodeId) -> Option<Member>;
 }
 
-/// openraft, and where its snapshots go.
-impl RaftPeer for (RaftHandle, Arc<Snapshots>) {
+/// openraft, where its snapshots go, and what waits for its log.
+impl RaftPeer for (RaftHandle, Arc<Snapshots>, Synced) {
     fn append(
         &self,
         rpc: AppendEntriesRequest<TypeConfig>,
@@ -92,13 +93,14 @@ impl RaftPeer for (RaftHandle, Arc<Snapshots>) {
         snapshot: SnapshotFile,
     ) -> BoxFuture<io::Result<SnapshotResponse<TypeConfig>>> {
         let (raft, snapshots) = (self.0.clone(), Arc::clone(&self.1));
+        let synced = Arc::clone(&self.2);
         async move {
             let upto = meta.last_log_id;
             let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta, snapshot };
             let installed = raft.install_full_snapshot(vote, snapshot).await;
             let answer = installed.map_err(io::Error::other)?;
             if answer.vote == vote {
-                until_durable(&raft, &snapshots, upto).await?;
+                until_durable(&synced, &snapshots, upto).await?;
             }
             Ok(answer)
         }
@@ -113,23 +115,20 @@ impl RaftPeer for (RaftHandle, Arc<Snapshots>) {
     }
 }
 
-/// Waits until this node would still have everything up to an entry after a loss of power. openraft
-/// installs no snapshot of what it knows to be committed, and answers at once, while the log up to
-/// there may still be on its way to the disk; its leader takes the answer for durable, and is lost
-/// for words when this node comes back with less.
+/// An error unless this node would still have everything up to an entry after a loss of power.
+/// openraft installs no snapshot of what it knows to be committed, and answers at once, while the log
+/// up to there may still be on its way to the disk; its leader takes the answer for durable, and asks
+/// for ever for what is not there when this node comes back with less.
 async fn until_durable(
-    raft: &RaftHandle,
+    synced: &Synced,
     snapshots: &Snapshots,
     upto: Option<LogId>,
 ) -> io::Result<()> {
     let held = snapshots.current().and_then(|file| file.meta().last_log_id);
-    if held >= upto {
+    if held >= upto || synced().await? >= upto {
         return Ok(());
     }
-    let mut synced = raft.watch_log_progress();
-    let there =
-        synced.wait_until(|point| point.as_ref().and_then(|point| point.last_log_id) >= upto);
-    there.await.map(drop).map_err(|_| io::Error::other("Raft stops"))
+    Err(io::Error::other("not all that the snapshot stands for is on this disk"))
 }
 
 /// Holds Raft once this node runs it.

@@ -25,10 +25,11 @@ use crate::tls::explain::explain;
 use crate::tls::material::Material;
 use crate::tls::name;
 
-/// A handshake takes a few round trips.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-/// Handshakes going on at once; beyond it whoever comes waits in the backlog.
-const HANDSHAKES_MAX: usize = 64;
+/// A handshake takes a few round trips; who connects gives up by then.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
+/// Handshakes going on at once; beyond it whoever comes waits in the backlog. Many, because strangers
+/// that say nothing hold one each.
+const HANDSHAKES_MAX: usize = 1_024;
 /// Hosts whose last refusal is remembered, so that each reason is logged once.
 const HOSTS_MAX: usize = 256;
 

@@ -7,7 +7,7 @@ use super::*;
 type Upon = Box<dyn Fn(&Command) + Send + Sync>;
 
 /// A leader that refuses, loses or swallows what a script says, and applies the rest.
-struct Scripted {
+pub(super) struct Scripted {
     solo: Arc<Solo>,
     /// One for each proposal: `None` applies it, an error is answered instead, `Hangs` never is.
     script: Mutex<VecDeque<Option<Upset>>>,
@@ -15,15 +15,17 @@ struct Scripted {
     detached: Mutex<Vec<Command>>,
 }
 
-enum Upset {
+pub(super) enum Upset {
     Answers(ProposeError),
     Hangs,
     /// Applied, and answered after this time.
     Late(Duration),
+    /// Applied after this time.
+    Delayed(Duration),
 }
 
 impl Scripted {
-    fn new(script: Vec<Option<Upset>>) -> (Arc<Self>, Arc<Service<Self>>) {
+    pub(super) fn new(script: Vec<Option<Upset>>) -> (Arc<Self>, Arc<Service<Self>>) {
         Self::with(script, Options::default())
     }
 
@@ -66,6 +68,10 @@ impl Replicator for Scripted {
             None => self.solo.propose(command).await,
             Some(Upset::Answers(error)) => Err(error),
             Some(Upset::Hangs) => std::future::pending().await,
+            Some(Upset::Delayed(time)) => {
+                sleep(time).await;
+                self.solo.propose(command).await
+            }
             Some(Upset::Late(time)) => {
                 let outcome = self.solo.propose(command).await;
                 tokio::time::advance(time).await;

@@ -1,13 +1,16 @@
 //! The gate between two nodes: the leader has the last word, and a change of the credentials is seen
 //! at once where it was applied.
 
+use oarlock_core::command::Expected;
+use oarlock_core::ids::{RecordKey, RecordValue};
 use oarlock_core::time::LeaseTime;
 
+use super::doubts::{Scripted, Upset};
 use super::*;
-use crate::auth::credential::Quotas;
+use crate::auth::credential::{Quotas, RECORDS};
 use crate::auth::right::{Right, Scope, Verb};
 use crate::service::gate::{Caller, Shown};
-use crate::service::tokens::Wanted;
+use crate::service::tokens::{TokensRefusal, Wanted};
 
 fn wanted(rights: &[&str], ttl_ms: Option<u64>) -> Wanted {
     Wanted {
@@ -20,7 +23,7 @@ fn wanted(rights: &[&str], ttl_ms: Option<u64>) -> Wanted {
 }
 
 /// The administrator, and a token with those rights: its id and its word.
-async fn closed(service: &Service<Solo>, rights: &[&str]) -> (Caller, String, String) {
+async fn closed<R: Replicator>(service: &Service<R>, rights: &[&str]) -> (Caller, String, String) {
     let first = Wanted { rights: Right::all(), ..wanted(&[], None) };
     let made = service.create_credential(&Caller::default(), first, true).await;
     let (_, key) = made.expect("an answer").expect("made");
@@ -66,7 +69,7 @@ async fn what_is_forwarded_carries_the_name_of_its_caller() {
         let all = machine.cluster_records("auth/");
         all.map(|(key, it)| (key.clone(), it.value.clone())).collect::<Vec<_>>()
     }) {
-        let expected = oarlock_core::command::Expected::Anything;
+        let expected = Expected::Anything;
         pair.follower.near.set_leadership(serves(1));
         let put = Command::PutRecord { key, value: Some(record), expected };
         pair.follower.near.propose(put).await.expect("applied");
@@ -95,5 +98,37 @@ async fn a_credential_ends_by_the_lease_clock_at_both_ends() {
     sleep(Duration::from_secs(61)).await;
     assert!(service.identify(Shown::Key(&word)).is_err());
     let refused = service.call_of_peer(Some(id), acquire(7, 0, None)).await;
+    assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_revocations_at_once_one_finds_the_last_administrator() {
+    let slow = || Some(Upset::Delayed(Duration::from_secs(1)));
+    let (_replicator, service) = Scripted::new(vec![None, None, slow(), slow(), slow(), slow()]);
+    let (admin, other, word) = closed(&service, &["admin"]).await;
+    let first = service.credentials().into_iter().find(|(it, _)| it.id != other).expect("there").0;
+    let another = service.identify(Shown::Key(&word)).expect("known");
+    let (one, two) = tokio::join!(
+        service.revoke_credential(&admin, &other),
+        service.revoke_credential(&another, &first.id),
+    );
+    let done = [&one, &two].into_iter().filter(|it| **it == Ok(Ok(true))).count();
+    assert_eq!(done, 1, "{one:?} {two:?}");
+    assert!([one, two].contains(&Ok(Err(TokensRefusal::LastAdmin))));
+    assert!(service.is_gate_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_asks_again_who_calls() {
+    let (solo, service) = leader();
+    solo.set_leadership(Leadership::default());
+    let call = start(&service, acquire(7, 0, None));
+    settle().await;
+    let key = RecordKey::new(&format!("{RECORDS}0123456789abcdef")).expect("a key");
+    let value = Some(RecordValue::new(b"of a newer version").expect("a value"));
+    let expected = Expected::Absent;
+    solo.apply(Command::PutRecord { key, value, expected }).expect("applied");
+    solo.set_leadership(serves(3));
+    let refused = call.await.expect("no panic");
     assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
 }

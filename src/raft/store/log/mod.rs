@@ -22,6 +22,8 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
@@ -57,6 +59,9 @@ impl Default for LogOptions {
 /// How much one read hands to replication at a time, in encoded bytes: some hundred entries, so
 /// that a follower far behind does not pull the whole log into memory.
 const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// See [`LogStore::synced`].
+pub type Synced = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Option<LogId>>> + Send + Sync>;
 
 /// The log as openraft wants it. Clones share it; when the last one is dropped, what is queued is
 /// written and the writer thread ends.
@@ -137,6 +142,22 @@ impl LogStore {
             let summary = shared.state().summary;
             (summary.vote, summary.last)
         }
+    }
+
+    /// Waits, whenever it is called, until all that was handed in before is synced, and tells the last
+    /// id in the log then; keeps no log open.
+    pub fn synced(&self) -> Synced {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move || {
+            let shared = Arc::clone(&shared);
+            async move {
+                let (reply, durable) = oneshot::channel();
+                shared.submit_entries(Vec::new(), Done::Caller(reply))?;
+                durable.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")))?;
+                Ok(shared.state().summary.last)
+            }
+            .boxed()
+        })
     }
 
     /// Whether anything was ever written.
@@ -306,8 +327,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.shared.submit_entries(entries.into_iter().collect(), Done::Raft(callback))
     }
 
+    /// Waits for the disk: a snapshot that takes the place of this end of the log lies in other
+    /// files, and must not be durable before the end is gone. A node that lost power in between would
+    /// have a log that contradicts its snapshot.
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        self.shared.submit(Record::truncate_after(last_log_id), Done::Nobody)
+        let (reply, durable) = oneshot::channel();
+        self.shared.submit(Record::truncate_after(last_log_id), Done::Caller(reply))?;
+        durable.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")))
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
