@@ -34,7 +34,11 @@ pub async fn build(
     network: NetworkFactory,
     (log, machine): (LogStore, StateMachine),
 ) -> Result<RaftHandle, Fatal<TypeConfig>> {
+    // Each heartbeat, and no longer the longer a member is away: its log goes on within two of these once
+    // it is back, whoever else may be lost then.
+    let retry = format!("{0}ms {0}ms {0}ms", timing.heartbeat_interval_ms);
     let config = Config {
+        backoff: retry,
         cluster_name: "oarlock".to_owned(),
         heartbeat_interval: timing.heartbeat_interval_ms,
         election_timeout_min: timing.election_timeout_min_ms,
