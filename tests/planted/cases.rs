@@ -74,7 +74,7 @@ pub(crate) const SHORT: [Bug; 10] = [
 
 #[rustfmt::skip]
 pub(crate) const CASES: &[Case] = &[
-    case(Bug::ReaderJoinsWriter, "P1", "F4", Layer::Seeds(&["exclusion"])),
+    case(Bug::ReaderJoinsWriter, "P1", "F4", Layer::Seeds(&["exclusion", "core"])),
     case(Bug::SecondWriterWins, "P1", "F6", Layer::Nodes("f6_of_a_thousand_acquires_at_once_exactly_one_holds", "left: ")),
     case(Bug::OnlyTheLastPermitsCount, "P1", "", Layer::Seeds(&["exclusion", "core"])),
     case(Bug::ClosedLockIsGranted, "P1", "", Layer::Script("a_lock_delay_keeps_the_other_holders")),
