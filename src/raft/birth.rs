@@ -7,6 +7,7 @@
 //! half way is finished with the same cluster id. An empty node whose peers already *run* a
 //! cluster has lost its disk, and its vote with it: it never takes part again under this id.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -179,12 +180,27 @@ async fn offer_all(
     true
 }
 
+/// Random numbers that one call to the system brings: every acquire needs one.
+const RANDOM_AT_ONCE: usize = 64;
+
+thread_local! {
+    /// Numbers that were not given out yet.
+    static RANDOM: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
+}
+
 /// 128 random bits. Without randomness no identity can be minted, so this ends the process.
 pub(crate) fn random_u128() -> u128 {
-    let mut bytes = [0; 16];
-    let filled = getrandom::fill(&mut bytes);
-    assert!(filled.is_ok(), "the system has no randomness: {filled:?}");
-    u128::from_le_bytes(bytes)
+    RANDOM.with_borrow_mut(|unused| {
+        loop {
+            if let Some(number) = unused.pop() {
+                return number;
+            }
+            let mut bytes = [0; 16 * RANDOM_AT_ONCE];
+            let filled = getrandom::fill(&mut bytes);
+            assert!(filled.is_ok(), "the system has no randomness: {filled:?}");
+            unused.extend(bytes.as_chunks().0.iter().copied().map(u128::from_le_bytes));
+        }
+    })
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@
 //!  75 s              5 s                         (its own deadlines)
 //! ```
 //!
-//! hyper's own header timeout would count the idle time between two requests, too. The timers are
-//! touched only when a read finds nothing, so a busy connection pays for one per request.
+//! hyper's own header timeout would count the idle time between two requests, too. The timer of
+//! reads is set back only when it must ring earlier than it would, or has rung too early: a busy
+//! connection moves the moment it waits for, and touches the timer about once in that time.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -54,6 +55,8 @@ pub(super) struct Patient<S> {
     /// The turn in which bytes of a head were read.
     head_began: Option<u64>,
     awaits: Awaits,
+    /// When patience ends; the timer rings then or earlier.
+    patient_until: Instant,
     read_timer: Pin<Box<Sleep>>,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
@@ -66,6 +69,7 @@ impl<S> Patient<S> {
             turns,
             head_began: None,
             awaits: Awaits::Nothing,
+            patient_until: read_timer.deadline(),
             read_timer,
             write_timer: None,
         }
@@ -81,13 +85,23 @@ impl<S> Patient<S> {
             (Awaits::Idle(turn), IDLE_TIMEOUT)
         };
         if awaits != self.awaits && awaits != Awaits::Nothing {
-            self.read_timer.as_mut().set(sleep(patience));
+            self.patient_until = sleep(patience).deadline();
+            if self.patient_until < self.read_timer.deadline() {
+                self.read_timer.as_mut().reset(self.patient_until);
+            }
         }
         self.awaits = awaits;
         if awaits == Awaits::Nothing {
             return Poll::Pending;
         }
-        self.read_timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        while self.read_timer.as_mut().poll(context).is_ready() {
+            if self.read_timer.deadline() >= self.patient_until {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let until = self.patient_until;
+            self.read_timer.as_mut().reset(until);
+        }
+        Poll::Pending
     }
 
     fn bound_write<T>(

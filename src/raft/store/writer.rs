@@ -24,6 +24,12 @@ const REPLACE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Attempts that fail for another reason than a full disk before the node gives up.
 const REPLACE_ATTEMPTS_MAX: u32 = 5;
 
+/// A batch that took long is followed by a pause of this many times as long, so that the view takes
+/// a third of a core at the most, and what changes again meanwhile is written once.
+const PAUSE_PER_BATCH: u32 = 2;
+/// Longest such pause; also what a restart then has to replay.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// Owns the view.
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
@@ -58,12 +64,15 @@ impl Writer {
         if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
             tracing::debug!(%error, "make the view's writer yield to others");
         }
-        let mut last_batch = None;
+        let mut not_before = None;
         loop {
-            match self.next(last_batch) {
+            match self.next(not_before) {
                 Work::Changes(changes) => {
-                    last_batch = Some(Instant::now());
+                    let begun = Instant::now();
                     self.write(&changes);
+                    let ended = Instant::now();
+                    let pause = (PAUSE_PER_BATCH * (ended - begun)).min(PAUSE_MAX);
+                    not_before = Some((ended + pause).max(begun + self.interval));
                 }
                 Work::Job(Job::Snapshot { changes, reply }) => {
                     self.write(&changes);
@@ -91,7 +100,7 @@ impl Writer {
         }
     }
 
-    fn next(&self, last_batch: Option<Instant>) -> Work {
+    fn next(&self, not_before: Option<Instant>) -> Work {
         let mut state = self.shared.lock();
         loop {
             if state.broken {
@@ -104,8 +113,8 @@ impl Writer {
             if state.stop {
                 return Work::Stop(Some(state.take_changes()));
             }
-            let wait = last_batch
-                .map_or(Duration::ZERO, |at: Instant| self.interval.saturating_sub(at.elapsed()));
+            let wait = not_before
+                .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
             if state.dirty && wait.is_zero() {
                 return Work::Changes(state.take_changes());
             }
