@@ -30,6 +30,7 @@ mod disk;
 mod evidence;
 mod faults;
 mod invariants;
+mod levels;
 mod net;
 mod node;
 mod panics;
@@ -37,7 +38,9 @@ mod random;
 mod run;
 mod seeds;
 mod trace;
+mod transfers;
 mod witness;
+mod world;
 
 use run::{Length, run};
 use seeds::{Seeds, run_all};
