@@ -263,7 +263,8 @@ fn the_policy_lets_in_the_nodes_their_clients_and_prometheus() {
             (rule["from"].clone(), ports)
         })
         .collect();
-    let pods = |label: &str, value: &str| json!({ "podSelector": { "matchLabels": { label: value } } });
+    let pods =
+        |label: &str, value: &str| json!({ "podSelector": { "matchLabels": { label: value } } });
     let mut prometheus = pods(APP, "prometheus");
     // Alone it would mean the namespace of the nodes, in which it hardly ever runs.
     prometheus["namespaceSelector"] = json!({});

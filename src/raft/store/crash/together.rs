@@ -239,7 +239,9 @@ fn a_log_that_contradicts_its_snapshot_or_lacks_what_comes_before_it_is_found() 
     let made = |all: &[Does]| {
         let recorder = Recorder::default();
         let mut stores = Stores::open(&recorder).expect("empty directories open");
-        all.iter().for_each(|does| stores.take(does).expect("no disk fails"));
+        for does in all {
+            stores.take(does).expect("no disk fails");
+        }
         stores.contents().map(drop)
     };
     let begins = || vec![append(1, 0..1), Does::Log(Step::Vote(vote(1))), append(1, 1..12)];

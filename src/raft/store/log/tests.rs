@@ -296,7 +296,7 @@ async fn the_end_of_a_log_is_durably_gone_when_its_cut_is_answered() {
     let (store, mut disk) =
         by_hand::open(Arc::new(files.clone()), LogOptions::default(), fatal).expect("a log");
     let mut log = store.clone();
-    store.shared.submit(record::Record::vote(vote(1)), Done::Nobody).expect("queued");
+    store.shared.submit(Record::vote(vote(1)), Done::Nobody).expect("queued");
     let entries = (0..=5).map(|index| blank(1, index)).collect();
     store.shared.submit_entries(entries, Done::Nobody).expect("queued");
     assert!(disk.begin());
