@@ -78,6 +78,11 @@ rolling restarts="10" clients="32":
     cargo build --release --locked --bin oarlock --bin oarlock-jepsen
     target/release/oarlock-jepsen rolling --restarts {{restarts}} --clients {{clients}}
 
+# Grows three nodes to five, replaces the first three and shrinks to three again, under load.
+growth clients="32":
+    cargo build --release --locked --bin oarlock --bin oarlock-jepsen
+    target/release/oarlock-jepsen growth --clients {{clients}}
+
 # Simulates whole clusters, a seed each, in as many threads as there are cores: the long form.
 sim seeds="1..1001" seconds="20":
     OARLOCK_SEEDS={{seeds}} OARLOCK_SIM_SECONDS={{seconds}} cargo test --locked --test sim seeds -- --nocapture

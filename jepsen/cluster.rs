@@ -69,8 +69,10 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// The machines that are members.
     members: Vec<usize>,
-    /// Who is to go, and who comes instead.
-    changing: Option<(usize, usize)>,
+    /// Who is to go.
+    leaving: Option<usize>,
+    /// Who comes.
+    joining: Option<usize>,
     links: Links,
     // Before the directory that they live in, so that they go first.
     clocks: Option<Clocks>,
@@ -149,11 +151,12 @@ impl Cluster {
             let id = if node < setup.nodes { number } else { 0 };
             nodes.push(Node { id, join_token: None, child: None, may_end: false, orders });
         }
-        let (members, changing) = ((0..setup.nodes).collect::<Vec<_>>(), None);
+        let (members, leaving, joining) = ((0..setup.nodes).collect::<Vec<_>>(), None, None);
         let (binary, settings, lost_bytes) = (setup.binary, setup.settings, 0);
         #[rustfmt::skip]
         let mut cluster = Self {
-            binary, settings, at, nodes, members, changing, links, clocks, disks, dir, lost_bytes,
+            binary, settings, at, nodes, members, leaving, joining, links, clocks, disks, dir,
+            lost_bytes,
         };
         cluster.write_configurations()?;
         cluster.members().into_iter().try_for_each(|node| cluster.launch_if_down(node))?;
@@ -198,18 +201,17 @@ impl Cluster {
 
     /// The members that faults may be done to: who is about to go is left alone.
     pub(crate) fn members(&self) -> Vec<usize> {
-        let goes = self.changing.map(|(leaving, _)| leaving);
-        self.members.iter().copied().filter(|node| Some(*node) != goes).collect()
+        self.members.iter().copied().filter(|node| Some(*node) != self.leaving).collect()
     }
 
     /// The machines with a node that talks to the others: members, and one that joins.
     pub(crate) fn talking(&self) -> Vec<usize> {
-        self.members.iter().copied().chain(self.joining()).collect()
+        self.members.iter().copied().chain(self.joining).collect()
     }
 
     /// The machine of a node that joins.
     pub(crate) fn joining(&self) -> Option<usize> {
-        self.changing.map(|(_, joining)| joining)
+        self.joining
     }
 
     /// The number of the node on a machine; zero for none.
@@ -221,37 +223,39 @@ impl Cluster {
         self.at.apis.clone()
     }
 
-    /// A machine with an empty disk starts with this invitation, and another is to go. Answers which
-    /// it is.
-    pub(crate) fn let_in(
-        &mut self,
-        id: u64,
-        join_token: String,
-        leaving: usize,
-    ) -> Result<usize, String> {
+    /// A machine with an empty disk starts with this invitation. Answers which it is.
+    pub(crate) fn let_in(&mut self, id: u64, join_token: String) -> Result<usize, String> {
         let spare = (0..self.machines()).find(|node| !self.members.contains(node));
         let joining = spare.ok_or("there is no machine to spare")?;
         self.nodes[joining].id = id;
         self.nodes[joining].join_token = Some(join_token);
-        self.changing = Some((leaving, joining));
-        self.may_end(leaving, true);
+        self.joining = Some(joining);
         self.write_configurations()?;
         self.launch_if_down(joining)?;
         Ok(joining)
     }
 
+    /// That member is to go, and ends by itself when it has.
+    pub(crate) fn goes(&mut self, leaving: usize) {
+        self.leaving = Some(leaving);
+        self.may_end(leaving, true);
+    }
+
     /// Who came is a member and needs no invitation any more; who went leaves an empty machine.
     pub(crate) fn settle(&mut self) -> Result<(), String> {
-        let Some((left, joined)) = self.changing.take() else { return Ok(()) };
-        self.members.retain(|node| *node != left);
-        self.members.push(joined);
-        self.nodes[joined].join_token = None;
-        let gone = &mut self.nodes[left];
-        (gone.id, gone.child, gone.may_end) = (0, None, false);
-        let data = self.data(left);
-        fs::remove_dir_all(&data)
-            .and_then(|()| fs::create_dir(&data))
-            .map_err(|error| format!("empty {}: {error}", data.display()))?;
+        if let Some(joined) = self.joining.take() {
+            self.members.push(joined);
+            self.nodes[joined].join_token = None;
+        }
+        if let Some(left) = self.leaving.take() {
+            self.members.retain(|node| *node != left);
+            let gone = &mut self.nodes[left];
+            (gone.id, gone.child, gone.may_end) = (0, None, false);
+            let data = self.data(left);
+            fs::remove_dir_all(&data)
+                .and_then(|()| fs::create_dir(&data))
+                .map_err(|error| format!("empty {}: {error}", data.display()))?;
+        }
         self.write_configurations()
     }
 

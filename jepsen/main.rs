@@ -4,16 +4,19 @@
 //! ends faults, up to three of them at once, and checks what the clients saw. The seed fixes
 //! the faults and whom they hit; the machine decides the rest, so a failing seed is repeated, not
 //! replayed. `recovery` and `drain` measure what is promised of fail-over and of expiry,
-//! `rolling` what a restart of all nodes costs.
+//! `rolling` what a restart of all nodes costs, `growth` what it costs to change all members.
 
 mod agree;
 mod arrivals;
+mod changes;
 mod clocks;
 mod cluster;
 mod coverage;
 mod disks;
 mod drain;
+mod growth;
 mod links;
+mod load;
 mod nemesis;
 mod network;
 mod orders;
@@ -30,6 +33,7 @@ use clap::{Parser, Subcommand};
 use tokio::time::Instant;
 
 use crate::drain::Drain;
+use crate::growth::Growth;
 use crate::recovery::Recovery;
 use crate::rolling::Rolling;
 use crate::run::Run;
@@ -51,6 +55,8 @@ enum Command {
     Drain(Drain),
     /// Restart all nodes in turn under load, and measure the longest time without a grant
     Rolling(Rolling),
+    /// Grow, replace and shrink all members in turn under load, and measure the longest time without a grant
+    Growth(Growth),
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what this prints")]
@@ -96,6 +102,7 @@ fn start(command: &Command) -> Result<Ended, String> {
             Command::Recovery(recovery) => recovery.measure().await,
             Command::Drain(drain) => drain.measure().await,
             Command::Rolling(rolling) => rolling.measure().await,
+            Command::Growth(growth) => growth.measure().await,
         }
     });
     ended.map(Ended::Here)

@@ -2,18 +2,13 @@
 //! measures the longest time in which nobody was granted anything.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use oarlock_client::Client;
-use oarlock_client::wire::{AcquireRequest, TtlMs};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::arrivals::client;
 use crate::cluster::{Cluster, Setup};
+use crate::load::{Load, longest_gap};
 use crate::say;
 
 /// What the longest gap of each restart is meant to stay below.
@@ -52,7 +47,7 @@ impl Rolling {
             settings: "",
         })
         .await?;
-        let load = Load::start(&cluster.endpoints(), self.clients);
+        let load = Load::start(&cluster.endpoints(), self.clients, 0);
         let mut windows = Vec::new();
         for restart in 1..=self.restarts {
             tokio::time::sleep(CALM).await;
@@ -87,19 +82,6 @@ impl Rolling {
     }
 }
 
-/// The longest time between two grants in a row of which one lies between the moments; without any
-/// grant the whole time. The moments of the grants are sorted.
-fn longest_gap(grants: &[Instant], from: Instant, to: Instant) -> Duration {
-    let first = grants.partition_point(|at| *at < from);
-    let inside = grants[first..].iter().take_while(|at| **at <= to);
-    let (mut before, mut longest) = (from, Duration::ZERO);
-    for at in inside.chain([&to]) {
-        longest = longest.max(at.saturating_duration_since(before));
-        before = *at;
-    }
-    longest
-}
-
 async fn leader(cluster: &Cluster) -> Result<usize, String> {
     let until = Instant::now() + Duration::from_mins(1);
     while Instant::now() < until {
@@ -109,67 +91,4 @@ async fn leader(cluster: &Cluster) -> Result<usize, String> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Err("nobody comes to lead".to_owned())
-}
-
-/// Clients in a closed loop, each with a lock of its own.
-struct Load {
-    stop: Arc<AtomicBool>,
-    clients: JoinSet<Result<Vec<Instant>, String>>,
-}
-
-impl Load {
-    fn start(endpoints: &[String], clients: u64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut set = JoinSet::new();
-        for number in 0..clients {
-            set.spawn(work(client(endpoints, number), number, Arc::clone(&stop)));
-        }
-        Self { stop, clients: set }
-    }
-
-    /// The moments of all grants, sorted; an error if any call failed for good.
-    async fn stop(mut self) -> Result<Vec<Instant>, String> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut grants = Vec::new();
-        while let Some(ended) = self.clients.join_next().await {
-            grants.extend(ended.map_err(|error| format!("a client failed: {error}"))??);
-        }
-        grants.sort_unstable();
-        Ok(grants)
-    }
-}
-
-/// The client repeats a call whose answer was lost under the same request id.
-async fn work(client: Client, number: u64, stop: Arc<AtomicBool>) -> Result<Vec<Instant>, String> {
-    let mut grants = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let request = AcquireRequest {
-            owner: Some(format!("rolling-{number}")),
-            ttl_ms: TtlMs::Ms(60_000),
-            ..AcquireRequest::default()
-        };
-        let taken = client.acquire(&format!("rolling/{number}"), request).await;
-        let (lease, _) = taken.map_err(|error| format!("an acquire failed: {error}"))?;
-        grants.push(Instant::now());
-        let released = client.release(&lease.lease_id).await;
-        released.map_err(|error| format!("a release failed: {error}"))?;
-    }
-    Ok(grants)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_gap_is_between_grants_and_to_both_ends() {
-        let zero = Instant::now();
-        let at = |ms| zero + Duration::from_millis(ms);
-        let grants = [at(10), at(100), at(150), at(500), at(900)];
-        let gap = |from, to| longest_gap(&grants, at(from), at(to)).as_millis();
-        assert_eq!(gap(0, 1_000), 400);
-        assert_eq!(gap(100, 160), 50);
-        assert_eq!(gap(600, 800), 200, "nothing at all");
-        assert_eq!(gap(0, 120), 90);
-    }
 }

@@ -362,7 +362,8 @@ async fn start_raft(
     };
     let opened = opening.await.map_err(|error| NodeError(format!("open the state: {error}")))?;
     let (machine, handle) = opened.map_err(because("open the state"))?;
-    let audit = audit(config, &handle, metrics).map_err(because("open audit_file"))?;
+    let audit =
+        audit(config, identity.cluster_id, &handle, metrics).map_err(because("open audit_file"))?;
     let raft = settings::build(
         (config.node_id, random_seed()),
         Timing {
@@ -381,6 +382,7 @@ async fn start_raft(
 /// Begins to write down who does what, before the first entry is applied.
 fn audit(
     config: &Config,
+    cluster_id: u128,
     machine: &MachineHandle,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Arc<Audit>> {
@@ -388,7 +390,7 @@ fn audit(
         return Ok(Audit::off(Arc::clone(metrics)));
     }
     let applied = machine.with_position(|_, at| at.last_applied.map_or(0, |last| last.index));
-    let audit = Audit::start(&config.audit_file, applied, Arc::clone(metrics))?;
+    let audit = Audit::start(&config.audit_file, cluster_id, applied, Arc::clone(metrics))?;
     let hears = Arc::clone(&audit);
     machine.on_entries(Box::new(move |index, told| hears.tell(index, told)));
     Ok(audit)

@@ -37,11 +37,14 @@ struct Shown {
     last_index: u64,
     last_hash: String,
     gaps: u64,
+    cluster: String,
+    changes_of_cluster: u64,
 }
 
 pub(super) fn run(target: &Target, of: &OfAudit) -> Result<(), Failure> {
     let OfAudit::Verify(Verify { files }) = of;
-    let (mut before, mut first_line, mut gaps): (Option<Head>, Option<u64>, u64) = (None, None, 0);
+    let (mut before, mut first_line): (Option<Head>, Option<u64>) = (None, None);
+    let (mut gaps, mut changes_of_cluster) = (0, 0);
     for path in files {
         let name = path.display();
         let unreadable = |error| Failure::usage(format!("read {name}: {error}"));
@@ -55,6 +58,7 @@ pub(super) fn run(target: &Target, of: &OfAudit) -> Result<(), Failure> {
             first_line.get_or_insert(verified.first_line);
         }
         gaps += verified.gaps;
+        changes_of_cluster += verified.changes_of_cluster;
         before = Some(verified.head);
     }
     let head = before.unwrap_or_default();
@@ -64,6 +68,8 @@ pub(super) fn run(target: &Target, of: &OfAudit) -> Result<(), Failure> {
         last_index: head.index,
         last_hash: head.hash,
         gaps,
+        cluster: head.cluster,
+        changes_of_cluster,
     };
     target.show(&shown, |it| {
         let gaps = match it.gaps {
@@ -71,9 +77,15 @@ pub(super) fn run(target: &Target, of: &OfAudit) -> Result<(), Failure> {
             1 => "one says that lines are missing before it".to_owned(),
             many => format!("{many} say that lines are missing before them"),
         };
+        let clusters = match it.changes_of_cluster {
+            0 => String::new(),
+            1 => ", after those of another cluster".to_owned(),
+            many => format!(", after those of others: the cluster changes {many} times"),
+        };
         format!(
-            "lines {} to {} are as they were written; {gaps}\nlast entry {}, last hash {}\n",
-            it.first_line, it.last_line, it.last_index, it.last_hash
+            "lines {} to {} are as they were written; {gaps}\nlast entry {} of cluster {}{clusters}, \
+             last hash {}\n",
+            it.first_line, it.last_line, it.last_index, it.cluster, it.last_hash
         )
     });
     Ok(())

@@ -139,6 +139,12 @@ impl LockView {
 }
 
 impl Machine {
+    /// The highest level of any entry applied; 0 before the first.
+    #[must_use]
+    pub fn level(&self) -> u16 {
+        self.level
+    }
+
     /// One lock; a free one has no holders, no waiters and no revision.
     pub fn lock(&self, name: &LockName, holders_max: usize, waiters_max: usize) -> LockView {
         let lock = self.table.locks.get(name);

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oarlock_core::command::{Command, Entry, LEVEL};
+use oarlock_core::command::{Command, Entry};
 use oarlock_core::limits::COMMANDS_PER_ENTRY_MAX;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::planted::{Bug, planted};
@@ -85,6 +85,8 @@ struct Inbox {
     /// Of all items.
     bytes: usize,
     in_flight: usize,
+    /// Of the entries of this leadership so far; it never falls.
+    level: u16,
 }
 
 impl Inbox {
@@ -122,24 +124,27 @@ pub(crate) struct Batcher {
     inbox: Mutex<Inbox>,
     wake: Notify,
     counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
+    level: Box<dyn Fn() -> u16 + Send + Sync>,
     wall_ms: fn() -> u64,
     observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
 }
 
 impl Batcher {
-    /// `counts_until` tells until when the leader's last quorum acknowledgement is good, `wall_ms`
-    /// dates entries for display, and `observe` hears the commit latency and the number of commands
+    /// `counts_until` tells until when the leader's last quorum acknowledgement is good, `level` what
+    /// all members know, `wall_ms` dates entries for display, and `observe` hears the commit latency and the number of commands
     /// of each entry.
     pub(crate) fn new(
         clock: LeaseClock,
         counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
+        level: Box<dyn Fn() -> u16 + Send + Sync>,
         wall_ms: fn() -> u64,
         observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
     ) -> Arc<Self> {
         let items = VecDeque::new();
-        let inbox = Inbox { clock, leader: None, open: false, items, bytes: 0, in_flight: 0 };
+        let inbox =
+            Inbox { clock, leader: None, open: false, items, bytes: 0, in_flight: 0, level: 0 };
         let (inbox, wake) = (Mutex::new(inbox), Notify::new());
-        Arc::new(Self { inbox, wake, counts_until, wall_ms, observe })
+        Arc::new(Self { inbox, wake, counts_until, level, wall_ms, observe })
     }
 
     // The standard mutex: held for a few instructions and never across an await. Its data stays
@@ -161,6 +166,7 @@ impl Batcher {
         let mut inbox = self.inbox();
         debug_assert!(inbox.items.is_empty(), "the former leadership was ended");
         inbox.leader = Some(leader);
+        inbox.level = 0;
         inbox.clock.start(base, clock::now(), until);
         let (command, reply) = (Command::DetachAll, Some(reply));
         inbox.push(Item { at: base, bytes: command_bytes(&command), command, reply });
@@ -256,7 +262,8 @@ impl Batcher {
             };
             let (commands, replies): (Vec<_>, Vec<_>) =
                 items.into_iter().map(|item| ((item.at, item.command), item.reply)).unzip();
-            let entry = Entry { level: LEVEL, wall_ms: (self.wall_ms)(), commands };
+            let (level, wall_ms) = (self.level_of_next(), (self.wall_ms)());
+            let entry = Entry { level, wall_ms, commands };
             let flight = Flight { batcher: Arc::clone(&self), replies, since: clock::now() };
             let callback = Callback::new(move |result| flight.land(result));
             if !log.write(leader, entry, callback).await {
@@ -265,6 +272,17 @@ impl Batcher {
                 return;
             }
         }
+    }
+
+    /// What all members know, and no less than what this leadership has written already.
+    fn level_of_next(&self) -> u16 {
+        let known_to_all = (self.level)();
+        let mut inbox = self.inbox();
+        if known_to_all > inbox.level && inbox.level > 0 {
+            tracing::info!(level = known_to_all, "all members know a higher level: the log rises");
+        }
+        inbox.level = inbox.level.max(known_to_all);
+        inbox.level
     }
 
     fn take(&self) -> Option<(CommittedLeaderId, VecDeque<Item>)> {

@@ -134,7 +134,17 @@ impl RaftReplicator {
             })
         };
         let lease_clock = LeaseClock::new(parts.election_timeout_min);
-        let batcher = Batcher::new(lease_clock, counts_until, parts.wall_ms, parts.observe_commit);
+        let level = {
+            let (metrics, peers) = (parts.raft.server_metrics(), Arc::clone(&parts.peers));
+            let node_id = parts.node_id;
+            Box::new(move || {
+                let metrics = metrics.borrow_watched();
+                let members = metrics.membership_config.nodes().map(|(id, _)| *id);
+                peers.levels().to_write(members.filter(|id| *id != node_id))
+            })
+        };
+        let (wall_ms, observe) = (parts.wall_ms, parts.observe_commit);
+        let batcher = Batcher::new(lease_clock, counts_until, level, wall_ms, observe);
         Arc::new(Self {
             raft: parts.raft,
             machine: parts.machine,
@@ -208,6 +218,7 @@ impl RaftReplicator {
         let mut lost_at = clock::now();
         loop {
             ticks.tick().await;
+            self.peers.levels().applied(self.machine.with(Machine::level));
             self.publish_removed();
             if clock::now().saturating_duration_since(lost_at) > self.leader_lease {
                 self.greet_if_lost().await;
@@ -265,7 +276,8 @@ impl RaftReplicator {
             }
         }
         loop {
-            let base = self.machine.with(Machine::now);
+            let (base, level) = self.machine.with(|machine| (machine.now(), machine.level()));
+            self.peers.levels().applied(level);
             match self.batcher.begin(leader, base).await {
                 Ok(Ok(_)) => return self.batcher.open(leader),
                 // It was given away, in a moment in which this node did not know of it.

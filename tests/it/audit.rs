@@ -47,7 +47,7 @@ fn story(path: &Path) -> Vec<Value> {
     all.retain(|line| !matches!(line["action"].as_str(), Some("began" | "stopped" | "gap")));
     for line in &mut all {
         let fields = line.as_object_mut().expect("a line");
-        for field in ["line", "previous", "hash"] {
+        for field in ["line", "previous", "hash", "more"] {
             fields.remove(field);
         }
     }

@@ -98,3 +98,18 @@ fn a_node_stops_within_ten_seconds_of_sigterm_and_hands_over_first() {
     assert_ne!(other, leader);
     assert_eq!(cluster.acquire("after", r#"{"owner":"a","ttl_ms":1000}"#).status, 200);
 }
+
+/// A SIGHUP asks for certificates to be read again; where there are none it must not end the node, as it
+/// ends whoever does not listen to it.
+#[test]
+fn a_hangup_does_not_end_a_node_without_tls() {
+    let cluster = Cluster::start();
+    for id in 1..=3 {
+        cluster.signal(id, "-HUP");
+        // It was delivered before the node can answer anything more.
+        let lives = cluster.get(id, "/livez").expect("it answers");
+        assert_eq!(lives.status, 200, "{lives:?}");
+    }
+    let taken = cluster.acquire("after", r#"{"owner":"me","ttl_ms":60000}"#);
+    assert_eq!(taken.status, 200, "{taken:?}");
+}

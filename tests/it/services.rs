@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use oarlock::config::Config;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::yaml;
 
@@ -26,7 +26,8 @@ const FIELDS: &[&str] = &[
     "fieldRef", "from", "fsGroup", "fsGroupChangePolicy", "httpGet", "image", "ingress", "kind",
     "labels", "labelSelector", "limits", "livenessProbe", "matchLabels", "maxSkew", "maxUnavailable",
     "memory", "metadata", "minReadySeconds", "mountPath", "name", "oarlock.toml", "ordinals", "path",
-    "periodSeconds", "podManagementPolicy", "podSelector", "policyTypes", "port", "ports",
+    "periodSeconds", "podManagementPolicy", "namespaceSelector",
+    "podSelector", "policyTypes", "port", "ports",
     "publishNotReadyAddresses", "readOnly", "readOnlyRootFilesystem", "readinessProbe", "replicas",
     "requests", "resources", "runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile",
     "securityContext", "selector", "serviceName", "spec", "start", "startupProbe", "storage",
@@ -246,4 +247,31 @@ fn image_and_user_are_the_same_everywhere() {
         (&inside["readOnlyRootFilesystem"], &inside["allowPrivilegeEscalation"]),
         (&true.into(), &false.into())
     );
+}
+
+#[test]
+fn the_policy_lets_in_the_nodes_their_clients_and_prometheus() {
+    let all = manifests();
+    let rules = &of_kind(&all, "NetworkPolicy", "oarlock")["spec"]["ingress"];
+    let rules: Vec<(Value, Vec<&str>)> = rules
+        .as_array()
+        .expect("rules")
+        .iter()
+        .map(|rule| {
+            let ports = rule["ports"].as_array().expect("ports").iter();
+            let ports = ports.map(|port| port["port"].as_str().expect("a name")).collect();
+            (rule["from"].clone(), ports)
+        })
+        .collect();
+    let pods =
+        |label: &str, value: &str| json!({ "podSelector": { "matchLabels": { label: value } } });
+    let mut prometheus = pods(APP, "prometheus");
+    // Alone it would mean the namespace of the nodes, in which it hardly ever runs.
+    prometheus["namespaceSelector"] = json!({});
+    let expected = [
+        (json!([pods(APP, "oarlock")]), vec!["peers", "api"]),
+        (json!([pods("oarlock-client", "true")]), vec!["api"]),
+        (json!([prometheus]), vec!["api"]),
+    ];
+    assert_eq!(rules, expected);
 }

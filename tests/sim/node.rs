@@ -62,6 +62,8 @@ pub(crate) struct Common {
     pub(crate) forwarded: Arc<Mutex<BTreeSet<LeaseId>>>,
     pub(crate) snapshot_log_entries: u64,
     pub(crate) segment_bytes: u64,
+    /// Nodes of another build: the behaviour level that each announces.
+    pub(crate) builds: Arc<Mutex<BTreeMap<u64, u16>>>,
 }
 
 /// What outlives the process.
@@ -194,6 +196,12 @@ impl Process {
         self.replicator.leadership().borrow().serving_here
     }
 
+    /// Proposes something harmless.
+    pub(crate) fn propose(&self) {
+        let replicator = Arc::clone(&self.replicator);
+        self.runtime.spawn(async move { replicator.propose(Command::Advance).await.is_ok() });
+    }
+
     /// Lease time now; only a serving leader has a running clock.
     pub(crate) fn lease_now_us(&self) -> u64 {
         let _inside = self.runtime.enter();
@@ -266,6 +274,9 @@ impl Plan<'_> {
             common.members.iter().map(|id| (*id, member(*id))).collect();
         let addresses = members.iter().map(|(id, it)| (*id, it.peer_address.clone())).collect();
         let local = Local::new(id, addresses, Some(identity(id, common)));
+        if let Some(level) = lock(&common.builds).get(&id) {
+            local.levels().pretend(*level);
+        }
         let peers = Peers::with_connector(Arc::clone(&local), common.net.connector(id));
         let seed = random.next();
         presence::show(&log, Some(machine.snapshots()), &local, seed);

@@ -143,6 +143,7 @@ pub(crate) fn run(seed: u64, length: Length) -> Report {
         forwarded: Arc::default(),
         snapshot_log_entries,
         segment_bytes: random.within(4, 32) * 1024,
+        builds: Arc::default(),
     };
     // Machines that may join.
     let spares: Vec<u64> = (count + 1..=count + 2).collect();

@@ -1,8 +1,9 @@
 //! The lines of an audit file, each bound to the one before it, and how a chain is verified.
 //!
 //! ```text
-//!  {"line":7,"previous":"<hash of line 6>","index":…,"action":…,…,"hash":"<of all up to here>"}
+//!  {"line":7,"previous":"<hash of line 6>","cluster":…,"index":…,"more":1,"action":…,…,"hash":"<of all up to here>"}
 //! ```
+//! `index` is the entry of that cluster's log, and `more` how many lines of the same entry follow.
 //! The hash is SHA-256 over the bytes of the line before `,"hash"`, in hexadecimal digits. A chain
 //! shows that a line was changed, removed or put in; who can write the file can also compute it anew
 //! from there on. What that person cannot change are the files of the other nodes, and the last hash
@@ -51,15 +52,19 @@ impl Gap {
 pub struct Head {
     /// Lines so far.
     pub line: u64,
+    /// The cluster whose log they tell of; empty before the first line.
+    pub cluster: String,
     /// Index of the log entry of the last of them.
     pub index: u64,
+    /// Lines of that entry which are to follow.
+    pub more: u64,
     /// Its hash.
     pub hash: String,
 }
 
 impl Default for Head {
     fn default() -> Self {
-        Self { line: 0, index: 0, hash: NOTHING.to_owned() }
+        Self { line: 0, cluster: String::new(), index: 0, more: 0, hash: NOTHING.to_owned() }
     }
 }
 
@@ -67,7 +72,10 @@ impl Default for Head {
 struct Body<'a> {
     line: u64,
     previous: &'a str,
+    cluster: &'a str,
     index: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    more: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     wall_ms: Option<u64>,
     #[serde(flatten)]
@@ -79,9 +87,27 @@ struct Body<'a> {
 struct Read {
     line: u64,
     previous: String,
+    cluster: String,
     index: u64,
+    #[serde(default)]
+    more: u64,
     action: String,
     hash: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(more: &u64) -> bool {
+    *more == 0
+}
+
+/// Where a line stands beside its chain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) index: u64,
+    /// Lines of the same entry that follow.
+    pub(super) more: u64,
+    pub(super) wall_ms: Option<u64>,
 }
 
 fn hash(text: &str) -> String {
@@ -94,22 +120,28 @@ fn hash(text: &str) -> String {
 
 impl Head {
     /// Adds a line to the text, and stands behind it.
-    pub(super) fn append(
-        &mut self,
-        text: &mut String,
-        (index, wall_ms): (u64, Option<u64>),
-        record: &Record,
-    ) {
+    pub(super) fn append(&mut self, text: &mut String, place: Place<'_>, record: &Record) {
         let number = self.line.saturating_add(1);
-        let line = Body { line: number, previous: &self.hash, index, wall_ms, record };
+        let Place { cluster, index, more, wall_ms } = place;
+        let previous = &self.hash;
+        let line = Body { line: number, previous, cluster, index, more, wall_ms, record };
         // A structure of texts and numbers always has a form in JSON.
         let mut body = serde_json::to_string(&line).unwrap_or_default();
         body.pop();
-        *self = Self { line: number, index, hash: hash(&body) };
+        let (cluster, hash) = (cluster.to_owned(), hash(&body));
+        *self = Self { line: number, cluster, index, more, hash };
         text.push_str(&body);
         text.push_str(HASH);
         text.push_str(&self.hash);
         text.push_str("\"}\n");
+    }
+
+    /// The last entry of that cluster all of whose lines are there.
+    pub(super) fn whole(&self, cluster: &str) -> u64 {
+        if self.cluster != cluster {
+            return 0;
+        }
+        self.index.saturating_sub(u64::from(self.more > 0))
     }
 
     /// The head behind a line, whatever came before it; the error says what is wrong with the line.
@@ -120,11 +152,8 @@ impl Head {
         if hash(body) != read.hash {
             return Err("it was changed: its hash is not that of its text".to_owned());
         }
-        Ok((
-            Self { line: read.line, index: read.index, hash: read.hash },
-            read.previous,
-            read.action,
-        ))
+        let Read { line, previous, cluster, index, more, action, hash } = read;
+        Ok((Self { line, cluster, index, more, hash }, previous, action))
     }
 }
 
@@ -137,6 +166,8 @@ pub struct Verified {
     pub head: Head,
     /// Lines that say that something is missing.
     pub gaps: u64,
+    /// How often the next line tells of another cluster.
+    pub changes_of_cluster: u64,
 }
 
 /// The first line that is not as it was written.
@@ -155,7 +186,8 @@ pub fn verify(
     before: Option<&Head>,
 ) -> io::Result<Result<Verified, Broken>> {
     let mut head = before.cloned();
-    let mut verified = Verified { first_line: 0, head: Head::default(), gaps: 0 };
+    let mut verified =
+        Verified { first_line: 0, head: Head::default(), gaps: 0, changes_of_cluster: 0 };
     let (mut line_in_file, mut line) = (0, String::new());
     loop {
         line.clear();
@@ -178,6 +210,8 @@ pub fn verify(
                     verified.first_line = next.line;
                 }
                 verified.gaps += u64::from(action == "gap");
+                let changed = head.as_ref().is_some_and(|head| head.cluster != next.cluster);
+                verified.changes_of_cluster += u64::from(changed);
                 head = Some(next);
             }
             Err(why) => return Ok(Err(Broken { line_in_file, why })),

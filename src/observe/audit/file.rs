@@ -2,14 +2,15 @@
 //!
 //! A line is given to the operating system before the next one is begun: it survives the end of the
 //! process. Nothing is synced, because a sync would make locks wait for the same disk; what a loss of
-//! power took is known by the index of the last line, and becomes a gap.
+//! power took is known by the index of the last line, and becomes a gap. An entry whose lines are not
+//! all there is written once more, or is part of the gap.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::observe::audit::chain::{Gap, Head, LINE_BYTES_MAX};
+use crate::observe::audit::chain::{Gap, Head, LINE_BYTES_MAX, Place};
 use crate::observe::audit::record::Record;
 
 /// The lines of one entry, and the entries before it that have none.
@@ -24,6 +25,7 @@ pub(super) struct Batch {
 /// An audit file and the chain in it.
 pub(super) struct AuditFile {
     path: PathBuf,
+    cluster: String,
     /// None after an error, until the next write.
     file: Option<File>,
     head: Head,
@@ -33,21 +35,22 @@ pub(super) struct AuditFile {
 
 impl AuditFile {
     /// Opens the file, creates it if need be, and finds the end of its chain.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut it =
-            Self { path: path.to_owned(), file: None, head: Head::default(), missing: None };
+    pub(super) fn open(path: &Path, cluster_id: u128) -> io::Result<Self> {
+        let (path, cluster) = (path.to_owned(), format!("{cluster_id:032x}"));
+        let mut it = Self { path, cluster, file: None, head: Head::default(), missing: None };
         it.reopen()?;
         Ok(it)
     }
 
-    /// Of the log entry that has the last line.
+    /// The last entry of this cluster's log that has all its lines. Of another cluster, whose file
+    /// this was before, nothing counts.
     pub(super) fn index(&self) -> u64 {
-        self.head.index
+        self.head.whole(&self.cluster)
     }
 
     /// Says that a run begins with the log applied up to there; returns what is missing before it.
     pub(super) fn begin(&mut self, applied: u64) -> io::Result<Option<Gap>> {
-        let (begun, last) = (self.head.line > 0, self.head.index);
+        let (begun, last) = (self.head.cluster == self.cluster, self.index());
         let missing = (begun && applied > last).then_some(Gap { from: last + 1, to: applied });
         let records = vec![Record::began()];
         let index = applied.max(last);
@@ -75,16 +78,18 @@ impl AuditFile {
             self.reopen()?;
         }
         let (mut head, mut text) = (self.head.clone(), String::new());
+        let at = |index| Place { cluster: &self.cluster, index, more: 0, wall_ms: None };
         if let Some(gap) = self.missing {
-            let at = head.index;
-            head.append(&mut text, (at, None), &Record::gap(gap.from, gap.to));
+            let place = at(self.index());
+            head.append(&mut text, place, &Record::gap(gap.from, gap.to));
         }
         for batch in batches {
             if let Some(gap) = batch.missing {
-                head.append(&mut text, (gap.to, None), &Record::gap(gap.from, gap.to));
+                head.append(&mut text, at(gap.to), &Record::gap(gap.from, gap.to));
             }
-            for record in &batch.records {
-                head.append(&mut text, (batch.index, batch.wall_ms), record);
+            for (more, record) in (0..batch.records.len() as u64).rev().zip(&batch.records) {
+                let place = Place { more, wall_ms: batch.wall_ms, ..at(batch.index) };
+                head.append(&mut text, place, record);
             }
         }
         let file = self.file.as_mut().ok_or(io::ErrorKind::NotFound)?;

@@ -20,6 +20,7 @@ mod tests;
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
@@ -31,9 +32,12 @@ use crate::observe::audit::record::Record;
 use crate::observe::metrics::Metrics;
 use crate::service::observer::Told;
 
-/// Entries that may wait for the disk; each holds the lines of its commands. Beyond that they are
-/// left out, and the file says so.
+/// Entries that may wait for the disk. Beyond that they are left out, and the file says so.
 const QUEUE_ENTRIES_MAX: usize = 4_096;
+
+/// Lines of all that wait, some tens of megabytes as a rule. An entry that has more by itself passes when
+/// nothing else waits.
+const QUEUE_LINES_MAX: usize = 65_536;
 
 /// Entries that are written together at most.
 const ENTRIES_PER_WRITE: usize = 256;
@@ -47,6 +51,8 @@ pub struct Audit {
 /// What was heard of applied entries so far.
 struct Heard {
     queue: Option<mpsc::Sender<Batch>>,
+    /// Lines that wait in the queue.
+    waiting: Arc<AtomicUsize>,
     writer: Option<JoinHandle<()>>,
     /// Up to here the file has its lines from an earlier run.
     written: u64,
@@ -58,18 +64,25 @@ struct Heard {
 impl Audit {
     /// Opens the file, or goes on with it, for a node that has applied the log up to `applied`.
     /// Fails if the file cannot be written or does not end as this one writes.
-    pub fn start(path: &Path, applied: u64, metrics: Arc<Metrics>) -> io::Result<Arc<Self>> {
-        let mut file = AuditFile::open(path)?;
+    pub fn start(
+        path: &Path,
+        cluster_id: u128,
+        applied: u64,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Arc<Self>> {
+        let mut file = AuditFile::open(path, cluster_id)?;
         let written = file.index();
         let missing = file.begin(applied)?;
         metrics.audit_lacks(missing.map_or(0, Gap::entries));
-        let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES_MAX);
+        let (queue, batches) = mpsc::channel(QUEUE_ENTRIES_MAX);
+        let waiting: Arc<AtomicUsize> = Arc::default();
         let writer = tokio::task::spawn_blocking({
-            let metrics = Arc::clone(&metrics);
-            move || write(file, waiting, &metrics)
+            let (metrics, waiting) = (Arc::clone(&metrics), Arc::clone(&waiting));
+            move || write(file, batches, &waiting, &metrics)
         });
         let heard = Heard {
             queue: Some(queue),
+            waiting,
             writer: Some(writer),
             written,
             next: applied.saturating_add(1),
@@ -80,7 +93,8 @@ impl Audit {
 
     /// For a node without an audit file.
     pub fn off(metrics: Arc<Metrics>) -> Arc<Self> {
-        let heard = Heard { queue: None, writer: None, written: 0, next: 0, missing: None };
+        let (queue, writer, waiting) = (None, None, Arc::default());
+        let heard = Heard { queue, waiting, writer, written: 0, next: 0, missing: None };
         Arc::new(Self { told: Mutex::new(heard), metrics })
     }
 
@@ -131,10 +145,16 @@ impl Heard {
         metrics: &Metrics,
     ) {
         let Some(queue) = &self.queue else { return };
+        // This is the only one that adds, so what is there may have become less, never more.
+        let (lines, waiting) = (records.len(), self.waiting.load(Ordering::Acquire));
+        let fits = waiting == 0 || waiting.saturating_add(lines) <= QUEUE_LINES_MAX;
         let batch = Batch { index, wall_ms, missing: self.missing, records };
-        match queue.try_send(batch) {
-            Ok(()) => self.missing = None,
-            Err(_) => self.lacks(Gap { from: index, to: index }, metrics),
+        self.waiting.fetch_add(lines, Ordering::AcqRel);
+        if fits && queue.try_send(batch).is_ok() {
+            self.missing = None;
+        } else {
+            self.waiting.fetch_sub(lines, Ordering::AcqRel);
+            self.lacks(Gap { from: index, to: index }, metrics);
         }
     }
 
@@ -147,16 +167,25 @@ impl Heard {
     }
 }
 
-fn write(mut file: AuditFile, mut waiting: mpsc::Receiver<Batch>, metrics: &Metrics) {
+fn write(
+    mut file: AuditFile,
+    mut queue: mpsc::Receiver<Batch>,
+    waiting: &AtomicUsize,
+    metrics: &Metrics,
+) {
     let mut fails = false;
-    while let Some(first) = waiting.blocking_recv() {
+    while let Some(first) = queue.blocking_recv() {
         let mut batches = vec![first];
         while batches.len() < ENTRIES_PER_WRITE
-            && let Ok(next) = waiting.try_recv()
+            && let Ok(next) = queue.try_recv()
         {
             batches.push(next);
         }
-        match file.write(&batches) {
+        let written = file.write(&batches);
+        // They take memory until here.
+        let lines = batches.iter().map(|batch| batch.records.len()).sum();
+        waiting.fetch_sub(lines, Ordering::AcqRel);
+        match written {
             Ok(lines) => {
                 if fails {
                     tracing::warn!("the audit file is written again; it says what it lacks");

@@ -15,6 +15,8 @@ use super::chain::{Broken, Head, Verified, verify};
 use crate::observe::metrics::Metrics;
 use crate::service::observer::Told;
 
+const CLUSTER: u128 = 7;
+
 fn forced(name: &str) -> (Entry, Applied) {
     let command = Command::ForceRelease {
         name: LockName::new(name).expect("a name"),
@@ -35,7 +37,11 @@ fn tell(audit: &Audit, indices: impl IntoIterator<Item = u64>) {
 }
 
 fn start(path: &Path, applied: u64) -> Arc<Audit> {
-    Audit::start(path, applied, Metrics::new()).expect("it starts")
+    start_in(CLUSTER, path, applied)
+}
+
+fn start_in(cluster_id: u128, path: &Path, applied: u64) -> Arc<Audit> {
+    Audit::start(path, cluster_id, applied, Metrics::new()).expect("it starts")
 }
 
 fn judge(path: &Path, before: Option<&Head>) -> Result<Verified, Broken> {
@@ -157,7 +163,7 @@ async fn a_failed_write_is_told_and_made_up_for_by_a_gap() {
     let folder = dir.path().join("folder");
     fs::create_dir(&folder).expect("made");
     let path = folder.join("audit");
-    let mut file = super::file::AuditFile::open(&path).expect("it opens");
+    let mut file = super::file::AuditFile::open(&path, CLUSTER).expect("it opens");
     assert_eq!(file.begin(0).expect("written"), None);
     let batch = |index| super::file::Batch {
         index,
@@ -176,17 +182,22 @@ async fn a_failed_write_is_told_and_made_up_for_by_a_gap() {
     judge(&path, None).expect("it is whole");
 }
 
+/// One whose queue the test writes by itself.
+fn heard_by(queue: tokio::sync::mpsc::Sender<super::file::Batch>) -> Audit {
+    let (queue, waiting, writer) = (Some(queue), Arc::default(), None);
+    let heard = super::Heard { queue, waiting, writer, written: 0, next: 1, missing: None };
+    Audit { told: std::sync::Mutex::new(heard), metrics: Metrics::new() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_leaves_lines_out_and_says_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("audit");
     let (queue, mut waiting) = tokio::sync::mpsc::channel(2);
-    let heard =
-        super::Heard { queue: Some(queue), writer: None, written: 0, next: 1, missing: None };
-    let audit = Audit { told: std::sync::Mutex::new(heard), metrics: Metrics::new() };
+    let audit = heard_by(queue);
     // Nobody takes from the queue: the third and fourth are left out, without waiting.
     tell(&audit, 1..=4);
-    let mut file = super::file::AuditFile::open(&path).expect("it opens");
+    let mut file = super::file::AuditFile::open(&path, CLUSTER).expect("it opens");
     let first = waiting.recv().await.expect("the first");
     file.write(&[first]).expect("written");
     tell(&audit, [5]);
@@ -198,11 +209,108 @@ async fn a_full_queue_leaves_lines_out_and_says_so() {
     assert_eq!(lines(&path)[2]["detail"], "entries 3 to 4 may lack lines");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_is_bounded_in_lines_and_one_that_is_larger_by_itself_passes_alone() {
+    let (queue, mut waiting) = tokio::sync::mpsc::channel(100);
+    let audit = heard_by(queue);
+    let entry = |index: u64, lines: usize| {
+        let names = (0..lines).map(|line| format!("lock/{line}"));
+        let (entries, applied): (Vec<_>, Vec<_>) = names.map(|name| forced(&name)).unzip();
+        let commands = entries.into_iter().flat_map(|entry| entry.commands).collect();
+        let outcomes = applied.into_iter().flat_map(|applied| applied.outcomes).collect();
+        let entry = Entry { level: LEVEL, wall_ms: 7, commands };
+        let applied = Applied { outcomes, ..Applied::default() };
+        audit.tell(index, &Told::Commands(&entry, &applied));
+    };
+    let more_than_fits = super::QUEUE_LINES_MAX + 1;
+    entry(1, more_than_fits);
+    entry(2, 1);
+    let first = waiting.recv().await.expect("the first");
+    assert_eq!((first.index, first.records.len()), (1, more_than_fits));
+    audit.heard().waiting.fetch_sub(more_than_fits, std::sync::atomic::Ordering::Relaxed);
+    entry(3, 1);
+    entry(4, more_than_fits);
+    entry(5, 1);
+    let taken = [waiting.recv().await, waiting.recv().await].map(|it| it.expect("one more"));
+    let told = taken.map(|batch| (batch.index, batch.missing.map(|gap| (gap.from, gap.to))));
+    assert_eq!(told, [(3, Some((2, 2))), (5, Some((4, 4)))]);
+    assert!(waiting.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_cluster_is_gone_on_with_and_swallows_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    tell(&audit, 1..=9);
+    audit.finish().await;
+    // The machine became part of another cluster, whose log begins anew.
+    let audit = start_in(8, &path, 0);
+    tell(&audit, 1..=2);
+    audit.finish().await;
+    let told: Vec<(String, u64)> = lines(&path)
+        .iter()
+        .filter(|line| line["action"] == "forced")
+        .map(|line| (line["cluster"].as_str().unwrap_or("?").to_owned(), line["index"].as_u64()))
+        .map(|(cluster, index)| (cluster, index.expect("an index")))
+        .collect();
+    let of = |cluster: u128, upto| (1..=upto).map(move |index| (format!("{cluster:032x}"), index));
+    assert_eq!(told, of(CLUSTER, 9).chain(of(8, 2)).collect::<Vec<_>>());
+    let verified = judge(&path, None).expect("it is whole");
+    assert_eq!((verified.gaps, verified.changes_of_cluster), (0, 1));
+    assert_eq!(verified.head.cluster, format!("{:032x}", 8));
+}
+
+/// An entry of three commands, each of which has a line.
+fn tell_three(audit: &Audit, index: u64) {
+    let (mut entry, mut applied) = forced("lock/one");
+    for name in ["lock/two", "lock/three"] {
+        let (more, did) = forced(name);
+        entry.commands.extend(more.commands);
+        applied.outcomes.extend(did.outcomes);
+    }
+    audit.tell(index, &Told::Commands(&entry, &applied));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_whose_lines_are_not_all_there_is_written_again_or_is_part_of_the_gap() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    tell(&audit, [1]);
+    tell_three(&audit, 2);
+    audit.finish().await;
+    let text = fs::read_to_string(&path).expect("it is there");
+    let all: Vec<&str> = text.lines().collect();
+    assert_eq!(actions(&path), ["began", "forced", "forced", "forced", "forced", "stopped"]);
+    // The process ended after each of the lines, and in the middle of the next.
+    for (kept, whole) in [(3, 1), (4, 1), (5, 2)] {
+        let torn = format!("{}\n{}", all[..kept].join("\n"), &all[kept][..10]);
+        for applied in [1, 2] {
+            fs::write(&path, &torn).expect("written");
+            let audit = start(&path, applied);
+            if applied == 1 {
+                tell_three(&audit, 2);
+            }
+            audit.finish().await;
+            let verified = judge(&path, None).expect("it is whole");
+            let after = actions(&path).split_off(kept);
+            let expected = match (whole, applied) {
+                (1, 1) => vec!["began", "forced", "forced", "forced", "stopped"],
+                (1, _) => vec!["gap", "began", "stopped"],
+                _ => vec!["began", "stopped"],
+            };
+            assert_eq!(after, expected, "{kept} lines kept, applied up to {applied}");
+            assert_eq!(verified.gaps, u64::from(expected[0] == "gap"));
+        }
+    }
+}
+
 #[test]
 fn a_file_that_is_not_ours_is_not_gone_on_with() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("audit");
     fs::write(&path, "somebody else's notes\n").expect("written");
-    let refused = super::file::AuditFile::open(&path).err().expect("it is refused");
+    let refused = super::file::AuditFile::open(&path, CLUSTER).err().expect("it is refused");
     assert!(refused.to_string().contains("move the file away"), "{refused}");
 }

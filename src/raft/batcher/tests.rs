@@ -1,8 +1,9 @@
 //! The batcher in front of a log that the test lands by hand, entry by entry.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use oarlock_core::command::Entry;
+use oarlock_core::command::{Entry, LEVEL};
 use oarlock_core::ids::{LeaseId, LockName, Value};
 use oarlock_core::planted;
 use openraft::errors::ForwardToLeader;
@@ -61,6 +62,8 @@ struct Bench {
     entries: mpsc::Receiver<Proposed>,
     /// Until when the leader is in touch with a majority, from the start.
     in_touch: Arc<Mutex<Duration>>,
+    /// What all members know.
+    level: Arc<AtomicU16>,
     running: JoinHandle<()>,
 }
 
@@ -86,15 +89,18 @@ impl Bench {
         planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");
         let in_touch = Arc::new(Mutex::new(YEAR));
         let (started, until) = (clock::now(), Arc::clone(&in_touch));
+        let level = Arc::new(AtomicU16::new(1));
+        let known_to_all = Arc::clone(&level);
         let batcher = Batcher::new(
             LeaseClock::new(Duration::from_secs(1)),
             Box::new(move || started + *until.lock().expect("unpoisoned")),
+            Box::new(move || known_to_all.load(Ordering::Relaxed)),
             clock::wall_ms,
             Box::new(|_, _| {}),
         );
         let (sender, entries) = mpsc::channel(16);
         let running = tokio::spawn(Arc::clone(&batcher).run(Hands(sender)));
-        Self { batcher, entries, in_touch, running }
+        Self { batcher, entries, in_touch, level, running }
     }
 
     /// A bench whose leadership has begun.
@@ -168,6 +174,24 @@ async fn nothing_waits_when_nothing_is_in_flight() {
         entry.land();
         assert_eq!(heard.await, Ok(Ok(Outcome::Done)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_are_written_at_the_level_that_all_members_know() {
+    let mut bench = Bench::open().await;
+    let mut written = Vec::new();
+    for known in [LEVEL, LEVEL + 1, LEVEL] {
+        bench.level.store(known, Ordering::Relaxed);
+        let heard = bench.submit(renew(1));
+        let entry = bench.next().await;
+        written.push(entry.entry.level);
+        entry.land();
+        assert_eq!(heard.await, Ok(Ok(Outcome::Done)));
+    }
+    assert_eq!(written, [LEVEL, LEVEL + 1, LEVEL + 1], "it never falls within a leadership");
+    bench.batcher.end();
+    let _begun = bench.batcher.begin(leader(2), LeaseTime(2_000_000));
+    assert_eq!(bench.next().await.entry.level, LEVEL, "the next one decides anew");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@
 mod blocking;
 mod frame;
 pub mod inbound;
+pub mod levels;
 mod link;
 pub mod marks;
 pub mod network;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::raft::store::identity::Identity;
+use crate::raft::transport::levels::Levels;
 use crate::raft::transport::link::{CONNECT_DEADLINE, Link};
 use crate::raft::transport::marks::{Mark, Marks, REMOVED};
 use crate::raft::transport::stream::{Connector, Tcp};
@@ -32,6 +33,7 @@ pub struct Local {
     pub(super) first_members: Vec<(NodeId, String)>,
     identity: RwLock<Option<Identity>>,
     pub(super) marks: Marks,
+    levels: Levels,
     /// Members that were removed for good.
     removed: watch::Sender<BTreeSet<NodeId>>,
 }
@@ -44,8 +46,8 @@ impl Local {
         identity: Option<Identity>,
     ) -> Arc<Self> {
         let (identity, marks) = (RwLock::new(identity), Marks::default());
-        let removed = watch::Sender::new(BTreeSet::new());
-        Arc::new(Self { node_id, first_members, identity, marks, removed })
+        let (levels, removed) = (Levels::default(), watch::Sender::new(BTreeSet::new()));
+        Arc::new(Self { node_id, first_members, identity, marks, levels, removed })
     }
 
     /// The number of this node.
@@ -85,10 +87,10 @@ impl Local {
     }
 
     pub(super) fn hello(&self, to: NodeId, purpose: Purpose) -> Hello {
-        let Welcome { cluster_id, node_id: from, instance_id, mark } = self.welcome();
+        let Welcome { cluster_id, node_id: from, instance_id, mark, level } = self.welcome();
         // Before it is part of the cluster it has nothing to show; its id may be another's still.
         let mark = mark.filter(|_| purpose != Purpose::Birth);
-        Hello { protocol: PROTOCOL, purpose, cluster_id, from, instance_id, to, mark }
+        Hello { protocol: PROTOCOL, purpose, cluster_id, from, instance_id, to, mark, level }
     }
 
     pub(super) fn welcome(&self) -> Welcome {
@@ -98,6 +100,7 @@ impl Local {
             node_id: self.node_id,
             instance_id: identity.as_ref().map_or(0, Identity::instance_id),
             mark: self.marks.own(),
+            level: self.levels.own(),
         }
     }
 
@@ -130,7 +133,10 @@ impl Local {
         )?;
         // Only after that: a node of another cluster would take it for itself.
         self.still_member(hello.from)?;
-        self.marks.check(hello.from, hello.mark)
+        self.levels.check(&format!("node {}", hello.from), hello.level)?;
+        self.marks.check(hello.from, hello.mark)?;
+        self.heard_level(hello.from, hello.level, hello.purpose);
+        Ok(())
     }
 
     /// Why the node that answered a hello is not the one that was looked for.
@@ -145,10 +151,25 @@ impl Local {
             return Err(format!("node {} answers there instead of node {to}", welcome.node_id));
         }
         self.same_cluster(welcome.cluster_id, to, (welcome.instance_id, expected), purpose)?;
-        self.marks.check(to, welcome.mark)
+        self.marks.check(to, welcome.mark)?;
+        self.heard_level(to, welcome.level, purpose);
+        Ok(())
+    }
+
+    /// Which levels of the log this node and its peers know.
+    pub fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    /// Before there is a cluster a node may call itself by any number.
+    fn heard_level(&self, from: NodeId, level: u16, purpose: Purpose) {
+        if purpose != Purpose::Birth {
+            self.levels.announced(from, level);
+        }
     }
 
     pub(super) fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        self.levels.forget(&removed);
         self.removed.send_replace(removed);
     }
 
@@ -218,6 +239,11 @@ impl Peers {
     /// Over plain TCP.
     pub fn new(local: Arc<Local>) -> Arc<Self> {
         Self::with_connector(local, Arc::new(Tcp))
+    }
+
+    /// Which levels of the log this node and its peers know.
+    pub fn levels(&self) -> &Levels {
+        self.local.levels()
     }
 
     /// Knows the configured first members; others become known through the membership.

@@ -151,3 +151,71 @@ impl fmt::Debug for RaftSlot {
         write!(f, "RaftSlot({})", if self.0.get().is_some() { "running" } else { "empty" })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderIdExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::raft::types::StoredMembership;
+
+    type LeaderId = <TypeConfig as openraft::RaftTypeConfig>::LeaderId;
+
+    fn id(index: u64) -> LogId {
+        LogId::new(LeaderId::new_committed(1, 1), index)
+    }
+
+    /// A log that is synced up to there, or cannot be.
+    fn log(synced: Result<Option<LogId>, &'static str>) -> Synced {
+        Arc::new(move || std::future::ready(synced.map_err(io::Error::other)).boxed())
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_answered_for_only_when_log_or_snapshots_hold_it_durably() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let snapshots = Snapshots::open(dir.path(), 7, None).expect("snapshots");
+        let upto = Some(id(9));
+        for (synced, is_durable) in [
+            (Ok(None), false),
+            (Ok(Some(id(8))), false),
+            (Ok(upto), true),
+            (Ok(Some(id(10))), true),
+            (Err("the disk failed"), false),
+        ] {
+            let answer = until_durable(&log(synced), &snapshots, upto).await;
+            assert_eq!(answer.is_ok(), is_durable, "{synced:?}: {answer:?}");
+        }
+        // Of nothing nothing is asked.
+        until_durable(&log(Ok(None)), &snapshots, None).await.expect("nothing is to be kept");
+
+        let last_membership = StoredMembership::default();
+        let meta = SnapshotMeta { last_log_id: upto, last_membership };
+        let written = snapshots.begin(meta, 0).and_then(|writer| writer.finish(0));
+        snapshots.put(&written.expect("a snapshot")).expect("it is kept");
+        let fails = log(Err("the log need not be asked"));
+        until_durable(&fails, &snapshots, upto).await.expect("the snapshot holds it");
+        until_durable(&fails, &snapshots, Some(id(10))).await.expect_err("one entry more");
+    }
+
+    #[tokio::test]
+    async fn the_answer_waits_for_the_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let snapshots = Snapshots::open(dir.path(), 7, None).expect("snapshots");
+        let (finish, disk) = oneshot::channel::<()>();
+        let disk = Arc::new(std::sync::Mutex::new(Some(disk)));
+        let synced: Synced = Arc::new(move || {
+            let disk = disk.lock().expect("unpoisoned").take();
+            async move {
+                let disk = disk.ok_or_else(|| io::Error::other("asked once"))?;
+                disk.await.map_err(io::Error::other)?;
+                Ok(Some(id(9)))
+            }
+            .boxed()
+        });
+        let mut answer = until_durable(&synced, &snapshots, Some(id(9))).boxed();
+        assert!((&mut answer).now_or_never().is_none(), "the disk has not finished");
+        finish.send(()).expect("it waits");
+        answer.await.expect("it is durable");
+    }
+}

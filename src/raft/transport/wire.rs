@@ -24,7 +24,7 @@ use crate::service::members::{Join, MembersReply};
 use crate::service::replicator::{Call, NodeId, Reply};
 
 /// Version of the protocol; both sides must speak the same.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// Kinds of frames, so that none is taken for another before it is decoded.
 pub const KIND_HELLO: u8 = 0x68;
@@ -78,6 +78,8 @@ pub struct Hello {
     pub to: NodeId,
     /// What it has durably; `None` if it does not say.
     pub mark: Option<Mark>,
+    /// The highest behaviour level that its build knows.
+    pub level: u16,
 }
 
 /// Who answered the hello.
@@ -90,6 +92,8 @@ pub struct Welcome {
     pub instance_id: u128,
     /// What it has durably; `None` if it does not say.
     pub mark: Option<Mark>,
+    /// The highest behaviour level that its build knows.
+    pub level: u16,
 }
 
 /// Answer to a hello, or why the connection is refused.

@@ -4,6 +4,7 @@ use oarlock_core::command::Expected;
 use oarlock_core::ids::{RecordKey, RecordValue};
 
 use super::*;
+use crate::service::members::{MembersCall, MembersReply};
 
 async fn put(service: &Service<Solo>, under: &str) {
     let key = RecordKey::new(under).expect("a key");
@@ -33,4 +34,23 @@ async fn a_removal_that_lost_its_leader_before_its_record_is_recorded_by_the_nex
     assert!(is_there(&service, "removed/4") && !is_there(&service, "invite/4"));
     // This one is a member still: its removal was refused, or is yet to come.
     assert!(is_there(&service, "leaving/1") && !is_there(&service, "removed/1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_member_leaves_is_noted_before_the_change_is_asked_for() {
+    for call in
+        [MembersCall::Remove { node_id: 1, force: false }, MembersCall::Replace { old: 1, new: 2 }]
+    {
+        let (_solo, service) = leader();
+        let reply = service.call(Call::Members(call), REQUEST_DEADLINE).await.expect("answered");
+        // It refuses what would come after the note, and leaves the note: a change may be half way.
+        let refused = matches!(reply.body, ReplyBody::Members(MembersReply::Refused(_)));
+        assert!(refused, "{:?}", reply.body);
+        assert!(is_there(&service, "leaving/1") && !is_there(&service, "removed/1"));
+    }
+    // Who is no member leaves no note.
+    let (_solo, service) = leader();
+    let call = Call::Members(MembersCall::Remove { node_id: 9, force: false });
+    service.call(call, REQUEST_DEADLINE).await.expect("answered");
+    assert!(!is_there(&service, "leaving/9") && !is_there(&service, "removed/9"));
 }

@@ -15,9 +15,10 @@ use oarlock::raft::store::identity::Identity;
 use oarlock::raft::transport::Beacon;
 use oarlock::raft::transport::inbound::{Handlers, listen};
 use oarlock::raft::transport::peers::Local;
-use oarlock::raft::transport::wire::{Hello, Purpose};
+use oarlock::raft::transport::wire::{Hello, PROTOCOL, Purpose};
 use oarlock::raft::types::Member;
 use oarlock::service::replicator::{Call, Query};
+use oarlock_core::command::LEVEL;
 use oarlock_core::ids::LeaseId;
 use oarlock_core::time::LeaseTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -79,13 +80,14 @@ fn node() -> &'static (Runtime, SocketAddr) {
 
 fn hello(purpose: Purpose) -> Hello {
     Hello {
-        protocol: 2,
+        protocol: PROTOCOL,
         purpose,
         cluster_id: Some(CLUSTER),
         from: 2,
         instance_id: 22,
         to: 1,
         mark: None,
+        level: LEVEL,
     }
 }
 

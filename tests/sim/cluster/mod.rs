@@ -263,6 +263,20 @@ impl Cluster {
             && applied.iter().all(|index| *index == applied[0])
     }
 
+    /// Whoever serves writes something.
+    pub(crate) fn propose(&self) {
+        let serving = self.serving().and_then(|id| self.nodes.get(&id)?.process.as_ref());
+        if let Some(process) = serving {
+            process.propose();
+        }
+    }
+
+    /// Of the last entry that any node has applied.
+    pub(crate) fn newest_index(&self) -> u64 {
+        let running = self.nodes.values().filter_map(|node| node.process.as_ref());
+        running.map(Process::applied_index).max().unwrap_or(0)
+    }
+
     /// Of the last event that any node knows.
     pub(crate) fn newest_revision(&self) -> u64 {
         let running = self.nodes.values().filter_map(|node| node.process.as_ref());

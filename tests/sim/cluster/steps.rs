@@ -117,7 +117,7 @@ impl Cluster {
     }
 
     /// Whoever serves, if its process does not stand still.
-    pub(super) fn serving(&self) -> Option<u64> {
+    pub(crate) fn serving(&self) -> Option<u64> {
         let serves = |node: &Node| {
             node.paused_at.is_none() && node.process.as_ref().is_some_and(Process::serves)
         };

@@ -81,7 +81,13 @@ fn is_about_names(route: Route) -> bool {
 
 impl Node {
     /// Only the head of the answer: some answers never end.
-    async fn open(&self, method: &Method, path: &str, body: &str, token: Option<&str>) -> Response {
+    pub(super) async fn open(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &str,
+        token: Option<&str>,
+    ) -> Response {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -91,7 +97,13 @@ impl Node {
         response
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Value, token: &str) -> (u16, Value) {
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Value,
+        token: &str,
+    ) -> (u16, Value) {
         let method = method.parse().expect("a method");
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let response = self.open(&method, path, &body, Some(token)).await;
@@ -117,12 +129,23 @@ impl Node {
     /// The token of the administrator.
     async fn closed() -> (Self, String) {
         let node = Self::new();
-        let (status, first) = node.init("127.0.0.1:40000", false).await;
-        assert_eq!(status, 200, "{first}");
-        (node, first["access_token"].as_str().expect("a secret").to_owned())
+        let admin = node.close().await;
+        (node, admin)
     }
 
-    async fn token(&self, admin: &str, rights: &[&str], more: Value) -> (String, String) {
+    /// The same of this node.
+    pub(super) async fn close(&self) -> String {
+        let (status, first) = self.init("127.0.0.1:40000", false).await;
+        assert_eq!(status, 200, "{first}");
+        first["access_token"].as_str().expect("a secret").to_owned()
+    }
+
+    pub(super) async fn token(
+        &self,
+        admin: &str,
+        rights: &[&str],
+        more: Value,
+    ) -> (String, String) {
         let mut body = json!({ "name": "one", "rights": rights });
         body.as_object_mut()
             .expect("an object")

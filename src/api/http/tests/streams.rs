@@ -177,6 +177,80 @@ async fn a_watch_says_why_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hold_ends_and_says_so_when_its_node_lost_the_majority() {
+    let node = Node::new();
+    let mut events = node.hold("a").await;
+    events.expect("granted").await;
+    let began = tokio::time::Instant::now();
+    node.solo.set_leadership(Leadership { leader_id: None, term: 2, serving_here: false });
+    assert_eq!(events.expect("end").await.data["why"], "no leader is known");
+    assert!(events.next().await.is_none(), "it is the last event");
+    // Not at the first election, and not much later than its silence would mislead.
+    let after = began.elapsed();
+    assert!(Duration::from_secs(5) < after && after < Duration::from_secs(20), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_outlives_an_election() {
+    let node = Node::new();
+    let mut events = node.hold("a").await;
+    events.expect("granted").await;
+    node.solo.set_leadership(Leadership { leader_id: None, term: 2, serving_here: false });
+    // The clock of the lease runs on here, as it would not without a leader.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    node.solo.set_leadership(Leadership { leader_id: Some(1), term: 3, serving_here: true });
+    for _ in 0..20 {
+        assert_eq!(events.frame().await.as_deref(), Some(": ping\n\n"));
+    }
+    assert_eq!(node.holders("a"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_is_always_behind_is_told_of_every_gap_and_ends_with_its_token() {
+    let node = Node::with(Options { events_kept_max: 4, ..Options::default() });
+    let admin = node.close().await;
+    let (one, id) = node.token(&admin, &["inspect"], serde_json::json!({})).await;
+    let watch = node.open(&axum::http::Method::GET, "/v1/watch", "", Some(&one)).await;
+    let mut events = Events { status: watch.status(), body: watch.into_body() };
+    // More than the ring keeps happens between any two of its frames.
+    let mut happens = 0..;
+    let mut overtake = async || {
+        for lock in happens.by_ref().take(9) {
+            let body = serde_json::json!({ "owner": "me", "ttl_ms": null });
+            let taken = node.ask("POST", &format!("/v1/locks/{lock}"), body, &admin).await;
+            assert_eq!(taken.0, 200, "{}", taken.1);
+        }
+    };
+    let mut oldest = 0;
+    for _ in 0..10 {
+        overtake().await;
+        let told = loop {
+            let told = events.next().await.expect("it goes on");
+            if told.kind == "gap" {
+                break told.data["oldest_revision"].as_u64().expect("a revision");
+            }
+            overtake().await;
+        };
+        assert!(told > oldest, "{told} after {oldest}");
+        oldest = told;
+    }
+    let revoked = node.ask("DELETE", &format!("/v1/tokens/{id}"), Value::Null, &admin).await;
+    assert_eq!(revoked.0, 200, "{}", revoked.1);
+    // At most what was ready for it already.
+    let mut last = None;
+    for _ in 0..8 {
+        overtake().await;
+        match events.next().await {
+            Some(told) => last = Some(told),
+            None => break,
+        }
+    }
+    let last = last.expect("an event");
+    let why = last.data["why"].as_str().unwrap_or_default();
+    assert!(last.kind == "end" && why.contains("revoked"), "{} {}", last.kind, last.data);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_over_events_is_queued_with_its_reason_then_granted() {
     let node = Node::new();
     let (lease, _) = node.take("/v1/locks/a").await;

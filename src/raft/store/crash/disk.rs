@@ -43,6 +43,16 @@ pub(super) enum Side {
     Behind,
 }
 
+/// A file is renamed within its directory.
+fn is_name_below(call: &Call, prefix: &str) -> bool {
+    match call {
+        Call::Create { name, .. } | Call::Remove { name } | Call::Rename { to: name, .. } => {
+            name.starts_with(prefix)
+        }
+        Call::Write { .. } | Call::Sync { .. } | Call::SyncDir { .. } => false,
+    }
+}
+
 /// The disk at one moment of a trace.
 pub(super) struct Moment<'a> {
     synced: Content,
@@ -69,14 +79,14 @@ impl<'a> Moment<'a> {
             Call::Sync { file } => {
                 matches!(pending, Call::Write { file: written, .. } if file == written)
             }
-            Call::SyncDir => !is_write(pending),
+            Call::SyncDir { prefix } => is_name_below(pending, prefix),
             Call::Create { .. }
             | Call::Write { .. }
             | Call::Rename { .. }
             | Call::Remove { .. } => false,
         };
         match call {
-            Call::Sync { .. } | Call::SyncDir => {
+            Call::Sync { .. } | Call::SyncDir { .. } => {
                 let unsynced = std::mem::take(&mut self.unsynced);
                 let (now, later): (Vec<_>, Vec<_>) =
                     unsynced.into_iter().partition(|pending| saved(pending));

@@ -18,3 +18,4 @@ mod script;
 mod settings;
 mod snapshots;
 mod sweep;
+mod together;

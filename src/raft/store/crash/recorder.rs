@@ -14,12 +14,30 @@ pub(super) type Image = BTreeMap<String, Vec<u8>>;
 /// because names move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Call {
-    Create { file: usize, name: String },
-    Write { file: usize, offset: usize, bytes: Vec<u8> },
-    Sync { file: usize },
-    Rename { file: usize, from: String, to: String },
-    Remove { name: String },
-    SyncDir,
+    Create {
+        file: usize,
+        name: String,
+    },
+    Write {
+        file: usize,
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Sync {
+        file: usize,
+    },
+    Rename {
+        file: usize,
+        from: String,
+        to: String,
+    },
+    Remove {
+        name: String,
+    },
+    /// Of the names that begin so: a directory below the one that is recorded, or all.
+    SyncDir {
+        prefix: String,
+    },
 }
 
 /// How far a script has come, in steps.
@@ -87,7 +105,7 @@ impl Content {
             Call::Remove { name } => {
                 self.names.remove(name);
             }
-            Call::Sync { .. } | Call::SyncDir => {}
+            Call::Sync { .. } | Call::SyncDir { .. } => {}
         }
     }
 }
@@ -162,6 +180,10 @@ impl Recorder {
         self.state().content.image()
     }
 
+    fn sync_names(&self, prefix: &str) {
+        self.state().call(Call::SyncDir { prefix: prefix.to_owned() });
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,7 +225,49 @@ impl Files for Recorder {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.state().call(Call::SyncDir);
+        self.sync_names("");
+        Ok(())
+    }
+}
+
+/// A directory of its own among those that are recorded together: its names begin with its own.
+#[derive(Clone)]
+pub(super) struct Folder {
+    pub(super) recorder: Recorder,
+    pub(super) name: &'static str,
+}
+
+impl Folder {
+    fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.name)
+    }
+}
+
+impl Files for Folder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let all = self.recorder.list()?;
+        let prefix = self.path("");
+        Ok(all.iter().filter_map(|name| Some(name.strip_prefix(&prefix)?.to_owned())).collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn FileHandle>> {
+        self.recorder.open(&self.path(name))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn FileHandle>> {
+        self.recorder.create(&self.path(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.recorder.rename(&self.path(from), &self.path(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.recorder.remove(&self.path(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.recorder.sync_names(&self.path(""));
         Ok(())
     }
 }

@@ -71,7 +71,7 @@ fn build(snapshots: &Snapshots, number: usize, bytes: usize) -> Result<SnapshotF
     writer.finish(sum).map_err(text)
 }
 
-fn content(file: &SnapshotFile) -> Result<Vec<u8>, String> {
+pub(super) fn content(file: &SnapshotFile) -> Result<Vec<u8>, String> {
     let mut bytes = vec![0; usize::try_from(file.bytes()).map_err(text)?];
     file.read_at(&mut bytes, 0).map_err(text)?;
     Ok(bytes)
@@ -82,7 +82,7 @@ fn original(number: usize, bytes: usize) -> Result<Vec<u8>, String> {
     content(&build(&open(&Recorder::default(), None)?, number, bytes)?)
 }
 
-fn receive(snapshots: &Snapshots, bytes: &[u8], whole: bool) -> Result<(), String> {
+pub(super) fn receive(snapshots: &Snapshots, bytes: &[u8], whole: bool) -> Result<(), String> {
     let mut incoming = snapshots.receive().map_err(text)?;
     let end = if whole { bytes.len() } else { bytes.len() / 2 };
     for piece in bytes[..end].chunks(bytes.len().div_ceil(PIECES)) {

@@ -4,6 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use openraft::storage::RaftLogStorage;
 use tokio::sync::oneshot;
 
 use crate::raft::store::files::{Files, preallocate};
@@ -73,6 +75,21 @@ impl DrivenLog {
         let fatal = Arc::new(|_: &str| {});
         let (store, writer) = open_with(files, options, fatal, preparation.as_prepare())?;
         Ok(Self { store, writer, waiting: Vec::new() })
+    }
+
+    /// Cuts off the end as Raft does it, which goes on when it is answered: without the disk if the
+    /// answer does not wait for it.
+    pub(in crate::raft::store) fn truncate_as_raft(
+        &mut self,
+        last: Option<LogId>,
+    ) -> io::Result<()> {
+        let mut store = self.store.clone();
+        let mut cut = Box::pin(store.truncate_after(last));
+        if let Some(answer) = cut.as_mut().now_or_never() {
+            return answer;
+        }
+        self.write_group(false, |_| {})?;
+        cut.now_or_never().unwrap_or_else(|| Err(io::Error::other("it is written, not answered")))
     }
 
     /// Queues a step under a number of the caller's.

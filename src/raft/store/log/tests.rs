@@ -287,3 +287,25 @@ fn a_second_process_is_kept_out_of_the_directory() {
     drop(lock);
     DirectoryLock::take(directory.path()).unwrap();
 }
+
+#[tokio::test]
+async fn the_end_of_a_log_is_durably_gone_when_its_cut_is_answered() {
+    use futures_util::FutureExt;
+    let files = MemoryFiles::new();
+    let fatal: Fatal = Arc::new(|why: &str| panic!("{why}"));
+    let (store, mut disk) =
+        by_hand::open(Arc::new(files.clone()), LogOptions::default(), fatal).expect("a log");
+    let mut log = store.clone();
+    store.shared.submit(Record::vote(vote(1)), Done::Nobody).expect("queued");
+    let entries = (0..=5).map(|index| blank(1, index)).collect();
+    store.shared.submit_entries(entries, Done::Nobody).expect("queued");
+    assert!(disk.begin());
+    disk.finish();
+    let last = blank(1, 3).log_id;
+    let mut cut = std::pin::pin!(log.truncate_after(Some(last)));
+    assert!(cut.as_mut().now_or_never().is_none(), "nothing is on the disk yet");
+    assert!(disk.begin(), "the cut waits for the disk");
+    disk.finish();
+    cut.await.expect("it is answered");
+    assert_eq!(ids(&open(&files.crash(memory::Survival::Synced))).len(), 4);
+}

@@ -100,16 +100,17 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
         instance_id: 101,
         to: 2,
         mark: None,
+        level: 1,
     };
     let frame = wire::frame(KIND_HELLO, 5, &hello(Purpose::Append));
-    assert_eq!(hex(&frame), "01681000000005000000000000000400010701650200e22dd821");
+    assert_eq!(hex(&frame), "0168110000000500000000000000050001070165020001377b085b");
     let welcome: HelloReply =
-        Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None });
+        Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None, level: 1 });
     assert_eq!(
         hex(&wire::frame(KIND_WELCOME, 0, &welcome)),
-        "01770e00000000000000000000000001070266005a079e67"
+        "01770f00000000000000000000000001070266000159f08d23"
     );
-    assert_golden(&[(welcome, "000107026600"), (Err("no".to_owned()), "01026e6f")]);
+    assert_golden(&[(welcome, "00010702660001"), (Err("no".to_owned()), "01026e6f")]);
     assert_golden(&[
         (Purpose::Append, "00"),
         (Purpose::Control, "01"),
@@ -120,7 +121,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
     assert_eq!(hex(&codec::encode(&mark)), "070103010101030109");
     assert_eq!(hex(&codec::encode(&Mark::default())), "000000");
     let unborn = Hello { cluster_id: None, ..hello(Purpose::Birth) };
-    assert_eq!(hex(&codec::encode(&unborn)), "04030001650200");
+    assert_eq!(hex(&codec::encode(&unborn)), "0503000165020001");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oarlock_core::command::LEVEL;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -164,7 +165,8 @@ async fn the_one_who_connects_checks_who_answers() {
     let serving = tokio::spawn(async move {
         for (cluster_id, node_id, instance_id, _) in answers {
             let (mut stream, _) = listener.accept().await.expect("accept");
-            let reply: HelloReply = Ok(Welcome { cluster_id, node_id, instance_id, mark: None });
+            let reply: HelloReply =
+                Ok(Welcome { cluster_id, node_id, instance_id, mark: None, level: LEVEL });
             stream.write_all(&wire::frame(KIND_WELCOME, 0, &reply)).await.expect("write");
         }
     });
@@ -187,10 +189,11 @@ async fn whoever_speaks_another_protocol_is_told() {
         instance_id: 101,
         to: 2,
         mark: None,
+        level: LEVEL,
     };
     let newer = wire::frame(KIND_HELLO, 0, &hello);
     for (bytes, expected) in [
-        (newer, "it speaks protocol 5, this node 4"),
+        (newer, "it speaks protocol 6, this node 5"),
         (b"GET / HTTP/1.1\r\nHost: oarlock\r\n\r\n".to_vec(), "not a hello of this protocol"),
     ] {
         let mut stream = TcpStream::connect(&node.address).await.expect("connect");

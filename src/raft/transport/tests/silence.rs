@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use oarlock_core::command::LEVEL;
 use openraft::errors::RPCError;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory};
@@ -47,6 +48,7 @@ async fn welcome(far: &mut mpsc::Receiver<DuplexStream>) -> (Purpose, FrameReade
         node_id: 2,
         instance_id: member(2).instance_id,
         mark: None,
+        level: LEVEL,
     });
     let frame = wire::frame(KIND_WELCOME, 0, &reply);
     reader.stream_mut().write_all(&frame).await.expect("write");
