@@ -53,9 +53,9 @@ pub const LEASES_MAX: usize = 10_000_000;
 pub const SESSIONS_MAX: usize = 1_000_000;
 /// Leases of one session, which end together.
 pub const LEASES_PER_SESSION_MAX: usize = 1_000;
-/// Leases that one `Advance` may end: some milliseconds of work on every node, in which commands of
+/// Leases that one `Advance` may end: about a millisecond of work on every node, in which commands of
 /// others wait. A session, or a request for several locks, ends whole and may go beyond it alone.
-pub const EXPIRIES_PER_ADVANCE_MAX: usize = 256;
+pub const EXPIRIES_PER_ADVANCE_MAX: usize = 64;
 /// Leases that any other command may end before it runs. Whoever comes while very many leases are
 /// due pays for few of them, whatever the number of commands in an entry; the rest is left to
 /// `Advance`.
