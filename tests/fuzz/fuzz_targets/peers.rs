@@ -15,7 +15,7 @@ use oarlock::raft::store::identity::Identity;
 use oarlock::raft::transport::Beacon;
 use oarlock::raft::transport::inbound::{Handlers, listen};
 use oarlock::raft::transport::peers::Local;
-use oarlock::raft::transport::wire::{Hello, Purpose};
+use oarlock::raft::transport::wire::{Hello, PROTOCOL, Purpose};
 use oarlock::raft::types::Member;
 use oarlock::service::replicator::{Call, Query};
 use oarlock_core::ids::LeaseId;
@@ -79,7 +79,7 @@ fn node() -> &'static (Runtime, SocketAddr) {
 
 fn hello(purpose: Purpose) -> Hello {
     Hello {
-        protocol: 2,
+        protocol: PROTOCOL,
         purpose,
         cluster_id: Some(CLUSTER),
         from: 2,
