@@ -27,9 +27,10 @@
 //! # The rules
 //!
 //! - **Advance.** The clock never goes back. What is due ends in (deadline, id) order, leases before
-//!   sessions, at most `EXPIRIES_PER_ADVANCE_MAX` leases per advance; what is left stays held, and
-//!   renewable, until the next. A session ends whole. Everything that an advance ends, and every
-//!   grant that follows, carries the clock after the move.
+//!   sessions, before each command: at most `EXPIRIES_PER_ADVANCE_MAX` leases before an `Advance`,
+//!   at most `EXPIRIES_PER_COMMAND_MAX` before any other; what is left stays held, and renewable.
+//!   A session ends whole; where it is the first that is due, an `Advance` ends it whatever its
+//!   size. Everything that ends so, and every grant that follows, carries the clock after the move.
 //! - **Acquire.** Granted at once if the lock's holders and the queue leave room; refused if they do
 //!   not and the caller does not wait; else queued. Nobody overtakes (P8). A known request id, or a
 //!   known lease id, is a *repeat* if it asks for the same, and is answered from the present state

@@ -51,10 +51,15 @@ pub const DEADLOCK_WALK_MAX: usize = 10_000;
 pub const LEASES_MAX: usize = 10_000_000;
 /// Open sessions of the whole cluster.
 pub const SESSIONS_MAX: usize = 1_000_000;
-/// Leases of one session. Not above [`EXPIRIES_PER_ADVANCE_MAX`], so that a session ends whole.
+/// Leases of one session, which end together.
 pub const LEASES_PER_SESSION_MAX: usize = 1_000;
-/// Leases that one advance of the clock may end; bounds the work of one command.
-pub const EXPIRIES_PER_ADVANCE_MAX: usize = 1_024;
+/// Leases that one `Advance` may end: some milliseconds of work on every node, in which commands of
+/// others wait. A session, or a request for several locks, ends whole and may go beyond it alone.
+pub const EXPIRIES_PER_ADVANCE_MAX: usize = 256;
+/// Leases that any other command may end before it runs. Whoever comes while very many leases are
+/// due pays for few of them, whatever the number of commands in an entry; the rest is left to
+/// `Advance`.
+pub const EXPIRIES_PER_COMMAND_MAX: usize = 8;
 /// Request ids of what lives, waits or is remembered; beyond it new ones are refused.
 pub const ANSWERS_MAX: usize = 2_000_000;
 /// How long, in lease time, an ended answer is kept at the least.
@@ -71,9 +76,6 @@ pub const COMMANDS_PER_ENTRY_MAX: usize = 4_096;
 pub const ANSWERS_PER_CHUNK: usize = 128;
 /// Chunks of ended answers that one advance may forget; far more than one advance can fill.
 pub const CHUNKS_FORGOTTEN_PER_ADVANCE_MAX: usize = 16;
-
-const _: () = assert!(LOCKS_PER_ACQUIRE_MAX <= EXPIRIES_PER_ADVANCE_MAX);
-const _: () = assert!(LEASES_PER_SESSION_MAX <= EXPIRIES_PER_ADVANCE_MAX);
 
 /// The bounds that a machine is run with: always the constants above, except in tests that could
 /// not reach those. They are not part of the state, so replicas must be built with the same ones.
@@ -99,6 +101,8 @@ pub struct Limits {
     pub deadlock_walk_max: usize,
     /// See [`EXPIRIES_PER_ADVANCE_MAX`].
     pub expiries_per_advance_max: usize,
+    /// See [`EXPIRIES_PER_COMMAND_MAX`].
+    pub expiries_per_command_max: usize,
     /// See [`ANSWERS_MAX`].
     pub answers_max: usize,
     /// See [`ANSWER_KEPT_MS`].
@@ -126,6 +130,7 @@ impl Default for Limits {
             history_max: HISTORY_MAX,
             deadlock_walk_max: DEADLOCK_WALK_MAX,
             expiries_per_advance_max: EXPIRIES_PER_ADVANCE_MAX,
+            expiries_per_command_max: EXPIRIES_PER_COMMAND_MAX,
             answers_max: ANSWERS_MAX,
             answer_kept_ms: ANSWER_KEPT_MS,
             recent_ends_max: RECENT_ENDS_MAX,

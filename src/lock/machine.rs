@@ -101,11 +101,13 @@ impl Machine {
         self.level = self.level.max(entry.level);
         let mut step = Step { wall_ms: entry.wall_ms, events: Vec::new() };
         if planted(Bug::EndsBeforeTheEntry) {
-            entry.commands.last().into_iter().for_each(|(at, _)| self.advance(*at, &mut step));
+            entry.commands.last().into_iter().for_each(|(at, command)| {
+                self.advance(*at, command, &mut step);
+            });
         }
         let mut outcomes = Vec::with_capacity(entry.commands.len());
         for (at, command) in &entry.commands {
-            self.advance(*at, &mut step);
+            self.advance(*at, command, &mut step);
             outcomes.push(self.run(command, &mut step));
         }
         Ok(Applied { outcomes, events: step.events })
@@ -166,12 +168,16 @@ impl Machine {
         }
     }
 
-    /// Moves the clock and ends what is due in (deadline, id) order. The work is bounded: what
-    /// does not fit stays held, and renewable, until the next advance. A session ends whole, so one
-    /// that does not fit what is left of the budget waits; it always fits a fresh one.
-    fn advance(&mut self, at: LeaseTime, step: &mut Step) {
+    /// Moves the clock and ends what is due in (deadline, id) order. The work is bounded, by much
+    /// less where the command is somebody's own: what does not fit stays held, and renewable. A
+    /// session ends whole, so one that does not fit what is left of the budget waits; an `Advance`
+    /// always ends the first that is due.
+    fn advance(&mut self, at: LeaseTime, before: &Command, step: &mut Step) {
         self.clock = self.clock.max(at);
-        let budget = self.limits.expiries_per_advance_max.max(1);
+        let (budget, mut alone) = match before {
+            Command::Advance => (self.limits.expiries_per_advance_max, true),
+            _ => (self.limits.expiries_per_command_max, false),
+        };
         let mut spent = 0_usize;
         while let Some((deadline, due)) = self.deadlines.first() {
             if deadline > self.clock {
@@ -182,12 +188,13 @@ impl Machine {
                 Due::Lock(_) => 1,
                 Due::Session(session_id) => self.session_lease_count(*session_id).max(1),
             };
-            if spent > 0 && spent.saturating_add(cost) > budget {
+            if !alone && spent.saturating_add(cost) > budget {
                 if planted(Bug::BeyondTheBoundIsForgotten) {
                     self.deadlines.remove(Some(deadline), due);
                 }
                 break;
             }
+            alone = false;
             spent = spent.saturating_add(cost);
             // The entry goes first, whatever follows, so that this loop cannot meet it again.
             self.deadlines.remove(Some(deadline), due.clone());

@@ -49,6 +49,7 @@ fn small_limits() -> Limits {
         history_max: 5,
         deadlock_walk_max: 10_000,
         expiries_per_advance_max: 3,
+        expiries_per_command_max: 2,
         answers_max: 5,
         answer_kept_ms: 1_500,
         recent_ends_max: 6,

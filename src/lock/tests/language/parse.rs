@@ -253,6 +253,7 @@ pub(crate) fn limits(line: &str) -> Limits {
     set("sessions_max", &mut limits.sessions_max);
     set("leases_per_session_max", &mut limits.leases_per_session_max);
     set("expiries_per_advance_max", &mut limits.expiries_per_advance_max);
+    set("expiries_per_command_max", &mut limits.expiries_per_command_max);
     set("deadlock_walk_max", &mut limits.deadlock_walk_max);
     set("values_max", &mut limits.values_max);
     set("records_max", &mut limits.records_max);

@@ -21,8 +21,15 @@ impl Naive {
         claims.chain(sessions).chain(closed).collect()
     }
 
-    pub(super) fn end_what_is_due(&mut self) {
-        let mut left = self.limits.expiries_per_advance_max;
+    pub(super) fn end_what_is_due(&mut self, before: &Command) {
+        let advances = matches!(before, Command::Advance);
+        let limits = &self.limits;
+        let mut left = if advances {
+            limits.expiries_per_advance_max
+        } else {
+            limits.expiries_per_command_max
+        };
+        let mut ended = 0;
         loop {
             let Some((deadline, due)) = self.all_due().into_iter().min() else { return };
             if deadline > self.clock {
@@ -36,10 +43,12 @@ impl Naive {
                 Due::Lock(_) => 1,
                 Due::Session(id) => self.leases_of(*id).len().max(1),
             };
-            if cost > left {
+            // An advance ends the first, whatever it costs.
+            if cost > left && !(advances && ended == 0) {
                 return;
             }
-            left -= cost;
+            left = left.saturating_sub(cost);
+            ended += 1;
             match due {
                 Due::Session(id) => {
                     self.end_session(id, EndReason::SessionExpired);

@@ -191,7 +191,7 @@ impl Naive {
     ) -> (Outcome, Vec<Event>) {
         self.wall_ms = wall_ms;
         self.clock = self.clock.max(at);
-        self.end_what_is_due();
+        self.end_what_is_due(command);
         self.forget();
         let outcome = self.run(command);
         (outcome, std::mem::take(&mut self.events))
