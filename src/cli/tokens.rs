@@ -124,7 +124,8 @@ fn break_glass() -> Result<(), Failure> {
     let mut chance = [0; 32];
     let failed = |error| Failure::usage(format!("make a token: {error}"));
     getrandom::fill(&mut chance).map_err(failed)?;
-    let part = |at: usize| chance[at..at + 16].iter().fold(0, |all, it| all << 8 | u128::from(*it));
+    let part =
+        |at: usize| chance[at..at + 16].iter().fold(0, |all, it| (all << 8) | u128::from(*it));
     let key = Key::new(part(0), part(16));
     print(&format!("{}\n", key.word()));
     let _closed_pipe = writeln!(

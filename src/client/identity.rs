@@ -24,6 +24,7 @@ impl fmt::Debug for Identity {
         f.debug_struct("Identity")
             .field("token", &self.authorization.is_some())
             .field("tls", &self.tls.is_some())
+            .field("in_clear", &self.in_clear)
             .finish()
     }
 }
@@ -63,6 +64,7 @@ impl Identity {
 
     /// Sends the token to other machines also where nothing encrypts it. Whoever is on the way then
     /// reads it, and may use it: only for a network that is private, or encrypts by itself.
+    #[must_use]
     pub fn insecure(mut self) -> Self {
         self.in_clear = true;
         self

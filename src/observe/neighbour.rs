@@ -11,11 +11,11 @@ const ROOT: u32 = 0;
 /// root. Reads a table of the kernel, which is as long as there are connections: it blocks.
 pub fn is_own(from: SocketAddr, at: SocketAddr) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    let mut owners = TABLES.iter().filter_map(|path| {
+    let user = TABLES.iter().find_map(|path| {
         let table = std::fs::read_to_string(path).ok()?;
         owner(&table, canonical(from), canonical(at))
     });
-    owners.next().is_some_and(|user| user == own || user == ROOT)
+    user.is_some_and(|user| user == own || user == ROOT)
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

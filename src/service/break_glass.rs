@@ -76,8 +76,12 @@ impl<R: Replicator> Service<R> {
         let fresh = hash.map(|hash| Arc::new(Known::new(credential(hash))));
         let kept = &self.gate.break_glass.key;
         let mut kept = kept.write().unwrap_or_else(PoisonError::into_inner);
-        let of = |known: &Option<Arc<Known>>| known.as_ref().map(|it| Arc::clone(&it.credential));
-        if of(&kept) == of(&fresh) {
+        let is_same = match (kept.as_ref(), fresh.as_ref()) {
+            (Some(kept), Some(fresh)) => kept.credential == fresh.credential,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if is_same {
             return false;
         }
         *kept = fresh;

@@ -80,7 +80,7 @@ fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         short @ 0..=0x7f => (short, rest),
         long @ 0x81..=0x84 => {
             let (digits, rest) = rest.split_at_checked(long - 0x80)?;
-            (digits.iter().fold(0, |all, it| all << 8 | usize::from(*it)), rest)
+            (digits.iter().fold(0, |all, it| (all << 8) | usize::from(*it)), rest)
         }
         _ => return None,
     };

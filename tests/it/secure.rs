@@ -266,10 +266,12 @@ fn f90_a_connection_ends_with_the_certificate_of_its_client() {
         let endpoint = format!("https://{}", secured.cluster.api(1));
         let ca = secured.pki.file("ca.crt");
         let shown = ["--endpoint", &endpoint, "--ca", &ca, "--cert", &crt, "--key", &key];
-        // It goes on for as long as a node takes it; then nobody lets it in again.
+        // It goes on for as long as its certificate does; then nobody lets it in again.
         let watched = oarlock(&[&shown[..], &["--timeout", "2s", "watch"]].concat());
         assert!(watched.is_err(), "a watch does not end by itself");
         if secured.cluster.log(1).contains("its connection ends") {
+            let again = oarlock(&[&shown[..], &["--timeout", "3s", "inspect", "a"]].concat());
+            assert!(again.is_err(), "{again:?}");
             return secured.wait_log(1, "its certificate is over");
         }
     }

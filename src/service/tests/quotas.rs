@@ -24,13 +24,16 @@ async fn credential<R: Replicator>(service: &Service<R>, wanted: Wanted) -> Stri
     service.create_credential(&admin, wanted, false).await.expect("an answer").expect("made").0
 }
 
+/// The same of another lock.
+fn on(name: &str, call: Call) -> Call {
+    let Call::Propose(Command::Acquire(mut acquire)) = call else { panic!("an acquire") };
+    acquire.name = LockName::new(name).expect("a name");
+    Call::Propose(Command::Acquire(acquire))
+}
+
 /// A lock of its own for each lease.
 fn take(id: u128, request: Option<u128>) -> Call {
-    let Call::Propose(Command::Acquire(mut acquire)) = acquire(id, 0, request) else {
-        panic!("an acquire");
-    };
-    acquire.name = LockName::new(&format!("lock-{id}")).expect("a name");
-    Call::Propose(Command::Acquire(acquire))
+    on(&format!("lock-{id}"), acquire(id, 0, request))
 }
 
 fn open(id: u128) -> Call {
@@ -58,7 +61,8 @@ async fn a_credential_holds_no_more_locks_and_sessions_than_its_quota() {
     let told = refused.expect_err("refused");
     assert!(told.is_not_done() && told.to_string().contains("2 locks"), "{told}");
     // A repeat takes nothing more, and must not be told that nothing was done.
-    let repeat = by(take(8, Some(91))).await.expect("answered by the first one's lease");
+    let repeat = on("lock-1", take(8, Some(91)));
+    let repeat = by(repeat).await.expect("answered by the first one's lease");
     let ReplyBody::Outcome(Outcome::Granted(grant)) = repeat.body else { panic!("{repeat:?}") };
     assert_eq!(grant.lease_id, LeaseId(1));
     // Nobody's own bounds are another's.
@@ -84,11 +88,7 @@ async fn a_refused_lock_does_not_count_and_a_new_leader_learns_by_renewals() {
     let by = async |call| service.call_of_peer(Some(one.clone()), call).await;
     assert!(by(take(1, None)).await.is_ok());
     for id in 20..30 {
-        let Call::Propose(Command::Acquire(mut same)) = take(id, None) else {
-            panic!("an acquire")
-        };
-        same.name = LockName::new("lock-1").expect("a name");
-        let held = by(Call::Propose(Command::Acquire(same))).await.expect("an answer");
+        let held = by(on("lock-1", take(id, None))).await.expect("an answer");
         assert!(matches!(held.body, ReplyBody::Outcome(Outcome::Rejected(_))), "{held:?}");
     }
     assert!(by(take(2, None)).await.is_ok(), "what was refused is not there");

@@ -207,8 +207,8 @@ async fn until(stream: &mut TcpStream, text: &str) {
 /// All that comes before the connection ends.
 async fn everything(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
-    let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("an end in time");
-    let _may_be_reset = read;
+    let reading = timeout(PATIENCE, stream.read_to_end(&mut bytes));
+    let _may_be_reset = reading.await.expect("an end in time");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
