@@ -194,9 +194,9 @@ impl Gate {
 
     /// The next moment after that one at which a credential runs out.
     pub(super) fn next_expiry(&self, after: LeaseTime) -> Option<LeaseTime> {
-        let shelf = self.shelf();
-        let passed = shelf.expiries.partition_point(|at| *at <= after);
-        shelf.expiries.get(passed).copied()
+        let current = self.shelf();
+        let passed = current.expiries.partition_point(|at| *at <= after);
+        current.expiries.get(passed).copied()
     }
 
     fn put_up(&self, machine: &Machine) {

@@ -122,12 +122,16 @@ impl Ledger {
     fn put(&self, whose: &str, things: &[Thing], now: LeaseTime) {
         self.any.store(true, Ordering::Release);
         let mut kept = self.kept();
-        things.iter().for_each(|thing| kept.put(whose, *thing, now));
+        for thing in things {
+            kept.put(whose, *thing, now);
+        }
     }
 
     fn strike(&self, things: &[Thing]) {
         let mut kept = self.kept();
-        things.iter().for_each(|thing| kept.strike(*thing));
+        for thing in things {
+            kept.strike(*thing);
+        }
     }
 
     /// Books them all, or says what there would be too much of.
@@ -149,7 +153,9 @@ impl Ledger {
         if let Some(limit) = limit.filter(|limit| count.saturating_add(more) > *limit) {
             return Err(ServiceError::OverQuota { what: what.to_owned(), limit });
         }
-        things.iter().for_each(|thing| kept.put(&credential.id, *thing, now));
+        for thing in things {
+            kept.put(&credential.id, *thing, now);
+        }
         Ok(())
     }
 

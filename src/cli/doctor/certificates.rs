@@ -129,6 +129,6 @@ fn signed(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
     let verifier = verifier.map_err(|error| foreign(&error))?;
-    let verified = verifier.verify_client_cert(leaf, between, UnixTime::now());
-    verified.map(drop).map_err(|error| foreign(&error))
+    let taken = verifier.verify_client_cert(leaf, between, UnixTime::now());
+    taken.map(drop).map_err(|error| foreign(&error))
 }

@@ -144,9 +144,9 @@ async fn a_key_of_the_configuration_opens_when_no_other_does_and_every_use_is_to
     let open = || pair.far.identify(Shown::Key(&shown), format_args!("GET /v1/tokens"));
     assert!(open().is_err(), "it is configured nowhere");
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let hears = Arc::clone(&heard);
+    let told = Arc::clone(&heard);
     pair.far.on_break_glass(Box::new(move |asked| {
-        hears.lock().unwrap_or_else(PoisonError::into_inner).push(asked.to_owned());
+        told.lock().unwrap_or_else(PoisonError::into_inner).push(asked.to_owned());
     }));
     assert!(pair.far.set_break_glass(Some(spare.hash())));
     assert!(!pair.far.set_break_glass(Some(spare.hash())), "that is no change");
