@@ -1,6 +1,7 @@
 //! The composition root: opens the store, starts Raft, service and surfaces, and stops them in
 //! reverse order. The only place that knows everybody.
 
+mod break_glass;
 mod disk;
 mod listeners;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
-use self::listeners::{Secure, bind, serve_http};
+use self::listeners::{Listeners, Secure, serve_http};
 use crate::config::{self, Config};
 use crate::observe::audit::Audit;
 use crate::observe::metrics::Metrics;
@@ -91,8 +92,7 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
         .map_err(because("read the orders to fail"))?;
     let dir = config.data_dir.clone();
     let _directory = DirectoryLock::take(&dir).map_err(because("open the data directory"))?;
-    let api = bind(&config.api_address, "api_address").await?;
-    let peer_listener = bind(&config.peer_address, "peer_address").await?;
+    let Listeners { api, admin, peers: peer_listener } = Listeners::bind(&config).await?;
     let secure = Secure::read(&config)?;
     let metrics = Metrics::new();
     metrics.speaks(PROTOCOL);
@@ -106,7 +106,7 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let handlers = Arc::new(Handlers::default());
     let mut tasks = JoinSet::new();
     presence::show(&store.log, store.snapshots.clone(), &local, random_seed());
-    secure.listen_to_peers(&mut tasks, peer_listener, (&local, &handlers));
+    secure.listen_to_peers(&mut tasks, peer_listener, (&local, &handlers), &metrics);
 
     let newcomer = Newcomer { first_members, token: join, address: advertised(&config), dir: &dir };
     let identity = tokio::select! {
@@ -140,12 +140,14 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
     tasks.spawn(presence::stop_if_refused(Arc::clone(&local), raft.clone(), stop.clone()));
     keep_up(&mut tasks, &service);
+    break_glass::keep(&mut tasks, &config, &service, &audit);
     tasks.spawn(disk::watch(reserve, Arc::clone(&replicator)));
     let segment_bytes = config.log_segment_bytes;
     tasks.spawn(disk::measure(log, Arc::clone(&snapshots), segment_bytes, Arc::clone(&metrics)));
     tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, Arc::clone(&local)));
     tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
-    let answers = serve_http((api, secure.api), &config, &service, &metrics, &replicator, &stop);
+    let answers =
+        serve_http((api, admin), secure.api, &config, (&service, &metrics), &replicator, &stop);
     let attended = attend(&mut tasks, &stop, answers).await;
     shut_down(&replicator, &mut tasks, machine, &audit).await?;
     serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))??;

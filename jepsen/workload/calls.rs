@@ -259,7 +259,7 @@ fn failed(error: &ClientError) -> Outcome {
             kind: problem.kind.clone(),
             holders: problem.holders.iter().flatten().map(|holder| holder.token).collect(),
         }),
-        ClientError::Unreachable(_) => {
+        ClientError::Unreachable(_) | ClientError::Insecure(_) => {
             Outcome::Failed(Refusal { kind: "unreachable".to_owned(), holders: Vec::new() })
         }
         ClientError::Unknown(why) => Outcome::Unknown(why.clone()),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use oarlock_client::{Client, Options};
+use oarlock_client::{Client, Identity, Options};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -77,6 +77,8 @@ enum Kind {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub endpoints: Vec<String>,
+    /// Who asks.
+    pub identity: Identity,
     pub locks: Locks,
     pub clients: u16,
     /// Calls in a second, of all clients together.
@@ -93,6 +95,7 @@ impl Plan {
     pub fn of_tests(endpoints: &[String], seed: u64) -> Self {
         Self {
             endpoints: endpoints.to_vec(),
+            identity: Identity::default(),
             locks: Locks::new("jepsen/", 24),
             clients: 24,
             rate: None,
@@ -241,7 +244,8 @@ fn clients_of(plan: &Plan, number: u64) -> Vec<Client> {
             let mut endpoints = plan.endpoints.clone();
             let shift = shift % endpoints.len().max(1);
             endpoints.rotate_left(shift);
-            Client::new(Options { endpoints, deadline, ..Options::default() })
+            let identity = plan.identity.clone();
+            Client::new(Options { endpoints, deadline, identity })
         })
         .collect()
 }

@@ -30,8 +30,11 @@ impl std::fmt::Display for Stuck {
 
 /// Takes each lock, deletes the value that it carries, and releases it.
 pub async fn every_lock_is_acquirable(plan: &Plan) -> Result<(), Stuck> {
-    let options =
-        Options { endpoints: plan.endpoints.clone(), deadline: DEADLINE, ..Options::default() };
+    let options = Options {
+        endpoints: plan.endpoints.clone(),
+        deadline: DEADLINE,
+        identity: plan.identity.clone(),
+    };
     let client = Client::new(options);
     for name in plan.locks.names() {
         clear(&client, &name).await?;

@@ -29,7 +29,7 @@ pub enum Proof {
     Certificate,
 }
 
-/// How much one identity may use at each node.
+/// How much one identity may use, at each node unless something else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quotas {
@@ -42,6 +42,12 @@ pub struct Quotas {
     /// Streams open at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<u32>,
+    /// Locks held or waited for at once, in the whole cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<u32>,
+    /// Sessions open at once, in the whole cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u32>,
 }
 
 /// An identity with its proof and its rights.
@@ -132,14 +138,16 @@ impl Credential {
     }
 }
 
-fn hex(hash: &Hash) -> String {
+/// The hexadecimal digits of a hash.
+pub fn hex(hash: &Hash) -> String {
     hash.iter().fold(String::new(), |mut digits, byte| {
         let _infallible = write!(digits, "{byte:02x}");
         digits
     })
 }
 
-fn hash_of(digits: &str) -> Option<Hash> {
+/// Reads a hash from its hexadecimal digits.
+pub fn hash_of(digits: &str) -> Option<Hash> {
     let mut hash = [0; 32];
     if digits.len() != 2 * hash.len() || !digits.is_ascii() {
         return None;

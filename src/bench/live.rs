@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::bench::clients::LOCKS_PER_REQUEST;
 use crate::bench::plan::Plan;
-use crate::bench::wire::{Connection, Id, Keeper, Trouble};
+use crate::bench::wire::{Connection, Id, Keeper, Place, Trouble};
 
 /// Requests in flight while they are created or removed.
 const WORKERS: usize = 16;
@@ -70,11 +70,11 @@ pub(super) async fn create(
         done: Arc::clone(done),
         stop: Arc::clone(stop),
     };
-    let endpoints: Arc<[String]> = plan.endpoints.as_slice().into();
+    let place = Place::of(plan);
     let mut workers = JoinSet::new();
     for number in 0..WORKERS {
         let at = if plan.leader_only { 0 } else { number };
-        let connection = Connection::new(&endpoints, at, plan.deadline);
+        let connection = Connection::new(&place, at, plan.deadline);
         workers.spawn(creation.clone().work(connection));
     }
     let (mut all, mut result) = (Live::default(), Ok(()));
@@ -166,12 +166,12 @@ impl Live {
 
     /// Gives all of it back; what fails is left to the last look.
     pub(super) async fn remove(self, plan: &Plan, done: &Arc<Count>) {
-        let endpoints: Arc<[String]> = plan.endpoints.as_slice().into();
+        let place = Place::of(plan);
         let (leases, sessions) = (Arc::new(self.leases), Arc::new(self.sessions));
         let mut workers = JoinSet::new();
         for number in 0..WORKERS {
             let at = if plan.leader_only { 0 } else { number };
-            let mut connection = Connection::new(&endpoints, at, plan.deadline);
+            let mut connection = Connection::new(&place, at, plan.deadline);
             let (leases, sessions) = (Arc::clone(&leases), Arc::clone(&sessions));
             let done = Arc::clone(done);
             workers.spawn(async move {

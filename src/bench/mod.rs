@@ -22,4 +22,3 @@ pub use picture::{draw, short};
 pub use processes::of_nodes;
 pub use report::{Latency, Nodes, Report};
 pub use run::{Outside, run};
-pub use wire::metrics_page;

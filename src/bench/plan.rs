@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use oarlock_client::Identity;
+
 /// Longest measured time; a benchmark is no soak test.
 pub const DURATION_MAX: Duration = Duration::from_mins(10);
 /// Most operations of a run that ends by their number: hours at any rate that was ever seen.
@@ -78,6 +80,8 @@ pub enum Until {
 pub struct Plan {
     /// Where the clients connect to, by turns; the first of them is the leader's if `leader_only`.
     pub endpoints: Vec<String>,
+    /// Who asks.
+    pub identity: Identity,
     /// All clients at the first endpoint while it answers.
     pub leader_only: bool,
     pub workload: Workload,
@@ -160,6 +164,7 @@ pub(super) mod tests {
 
     pub(in crate::bench) fn plan() -> Plan {
         Plan {
+            identity: Identity::default(),
             endpoints: vec!["127.0.0.1:1".to_owned()],
             leader_only: false,
             workload: Workload::Pairs,

@@ -20,7 +20,7 @@ use crate::bench::plan::{Plan, Until, Workload};
 use crate::bench::processes;
 use crate::bench::report::{Measured, Report, Sample};
 use crate::bench::tally::{Timed, micros};
-use crate::bench::wire::{Connection, metrics_page};
+use crate::bench::wire::{Connection, Place, metrics_page};
 
 /// For the metrics of a node; one that does not answer in time is left out.
 const METRICS_DEADLINE: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ async fn clean_up(
     let client = api::Client::new(api::Options {
         endpoints,
         deadline: plan.deadline,
-        ..api::Options::default()
+        identity: plan.identity.clone(),
     });
     let cleaning = async {
         held.remove(plan, &done).await;
@@ -181,13 +181,13 @@ async fn prepare(
     prefix: &Arc<str>,
     outside: &Outside<'_>,
 ) -> (Vec<Client>, Result<(), String>) {
-    let endpoints: Arc<[String]> = plan.endpoints.as_slice().into();
+    let place = Place::of(plan);
     let count = if plan.workload == Workload::Idle { 0 } else { usize::from(plan.clients) };
     let plan = Arc::new(plan.clone());
     let mut preparing = JoinSet::new();
     for number in 0..count {
         let at = if plan.leader_only { 0 } else { number };
-        let connection = Connection::new(&endpoints, at, plan.deadline);
+        let connection = Connection::new(&place, at, plan.deadline);
         let mut client = Client::new(number, connection, prefix);
         let plan = Arc::clone(&plan);
         preparing.spawn(async move {
@@ -313,7 +313,7 @@ async fn sample(plan: &Plan, is_begin: bool) -> Sample {
 async fn syncs(plan: &Plan) -> Option<u64> {
     let mut sum = None;
     for member in &plan.members {
-        let page = metrics_page(member, METRICS_DEADLINE).await?;
+        let page = metrics_page(member, &plan.identity, METRICS_DEADLINE).await?;
         sum = Some(sum.unwrap_or(0) + syncs_on(&page)?);
     }
     sum

@@ -5,19 +5,35 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oarlock_client::{ClientError, Identity, Socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::bench::plan::Plan;
 
 /// Longest answer that is expected: that of 64 locks taken together, or a page of metrics.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
-/// Making a connection.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-
 /// The page of `/metrics` of one node; nothing if it does not answer within about that time.
-pub async fn metrics_page(address: &str, deadline: Duration) -> Option<String> {
-    let endpoints: Arc<[String]> = Arc::from([address.to_owned()]);
-    Connection::new(&endpoints, 0, deadline).metrics().await.ok()
+pub(super) async fn metrics_page(
+    address: &str,
+    identity: &Identity,
+    deadline: Duration,
+) -> Option<String> {
+    let place = Place { endpoints: Arc::from([address.to_owned()]), identity: identity.clone() };
+    Connection::new(&place, 0, deadline).metrics().await.ok()
+}
+
+/// Where connections lead, and who asks.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) endpoints: Arc<[String]>,
+    pub(super) identity: Identity,
+}
+
+impl Place {
+    pub(super) fn of(plan: &Plan) -> Self {
+        Self { endpoints: plan.endpoints.as_slice().into(), identity: plan.identity.clone() }
+    }
 }
 
 /// An id of a lease or a session.
@@ -48,9 +64,11 @@ pub(super) struct Terms {
 }
 
 pub(super) struct Connection {
-    endpoints: Arc<[String]>,
+    place: Place,
+    /// The line of each request that says who asks; empty for nobody.
+    authorization: String,
     at: usize,
-    stream: Option<TcpStream>,
+    stream: Option<Socket>,
     /// Of each answer, not counting its wait.
     deadline: Duration,
     buffer: Vec<u8>,
@@ -58,9 +76,11 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Begins at the endpoint of that number; made when first used.
-    pub(super) fn new(endpoints: &Arc<[String]>, at: usize, deadline: Duration) -> Self {
-        let endpoints = Arc::clone(endpoints);
-        Self { endpoints, at, stream: None, deadline, buffer: Vec::with_capacity(4096) }
+    pub(super) fn new(place: &Place, at: usize, deadline: Duration) -> Self {
+        let bearer = place.identity.bearer();
+        let authorization = bearer.map(|it| format!("authorization: {it}\r\n")).unwrap_or_default();
+        let (place, buffer) = (place.clone(), Vec::with_capacity(4096));
+        Self { place, authorization, at, stream: None, deadline, buffer }
     }
 
     pub(super) async fn acquire(
@@ -149,7 +169,7 @@ impl Connection {
         let result = asked.unwrap_or_else(|_| Err(Trouble::Lost("no answer in time".to_owned())));
         if let Err(Trouble::Lost(why)) = result {
             // Whatever went wrong: another node may do better.
-            let endpoint = self.endpoints[self.at % self.endpoints.len()].clone();
+            let endpoint = self.endpoint().to_owned();
             self.at += 1;
             self.stream = None;
             return Err(Trouble::Lost(format!("{endpoint}: {why}")));
@@ -157,19 +177,29 @@ impl Connection {
         result
     }
 
+    fn endpoint(&self) -> &str {
+        &self.place.endpoints[self.at % self.place.endpoints.len()]
+    }
+
     async fn exchange(&mut self, method: &str, path: &str, body: &str) -> Result<String, Trouble> {
-        let host = &self.endpoints[self.at % self.endpoints.len()];
         if self.stream.is_none() {
-            self.stream = Some(connect(host).await?);
+            let connected = self.place.identity.connect(self.endpoint()).await;
+            self.stream = Some(connected.map_err(|error| match error {
+                ClientError::Insecure(why) => Trouble::Refused(why),
+                other => lost(&other),
+            })?);
         }
+        let (host, authorization) = (self.endpoint(), &self.authorization);
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{authorization}content-length: {length}\r\n\r\n{body}"
+        );
         let Some(stream) = &mut self.stream else {
             return Err(Trouble::Lost("no connection".to_owned()));
         };
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
         stream.write_all(request.as_bytes()).await.map_err(|e| lost(&e))?;
+        // Over TLS what was written is not yet sent.
+        stream.flush().await.map_err(|e| lost(&e))?;
         self.buffer.clear();
         loop {
             let read = stream.read_buf(&mut self.buffer).await.map_err(|e| lost(&e))?;
@@ -191,14 +221,6 @@ impl Connection {
 pub(super) enum Keeper {
     Ttl(Duration),
     Session(Id),
-}
-
-async fn connect(host: &str) -> Result<TcpStream, Trouble> {
-    let connecting = timeout(CONNECT_DEADLINE, TcpStream::connect(host)).await;
-    let late = |_| Trouble::Lost("no connection in time".to_owned());
-    let stream = connecting.map_err(late)?.map_err(|e| lost(&e))?;
-    stream.set_nodelay(true).map_err(|e| lost(&e))?;
-    Ok(stream)
 }
 
 fn lost(error: &dyn std::fmt::Display) -> Trouble {

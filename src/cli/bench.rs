@@ -125,7 +125,7 @@ pub(super) struct Bench {
 pub(super) async fn run(target: &Target, bench: Bench) -> Result<(), Failure> {
     let svg = bench.svg.clone();
     // Told now rather than after ten minutes, before anything is asked of the cluster.
-    bench.plan(target.addresses(), target.timeout()).check().map_err(Failure::usage)?;
+    bench.plan(target).check().map_err(Failure::usage)?;
     if let Some(path) = &svg {
         write(path, "")?;
     }
@@ -150,9 +150,10 @@ pub(super) async fn run(target: &Target, bench: Bench) -> Result<(), Failure> {
 }
 
 impl Bench {
-    fn plan(&self, endpoints: Vec<String>, deadline: Duration) -> Plan {
+    fn plan(&self, target: &Target) -> Plan {
         Plan {
-            endpoints,
+            endpoints: target.addresses(),
+            identity: target.identity(),
             leader_only: self.leader_only,
             workload: self.workload.into(),
             clients: self.clients,
@@ -163,14 +164,14 @@ impl Bench {
             live_in_sessions: self.live_in_sessions,
             sessions: self.sessions.unwrap_or(0).max(self.clients.into()),
             leases_per_session: self.session_leases,
-            deadline,
+            deadline: target.timeout(),
             members: Vec::new(),
             pids: self.pids.clone(),
         }
     }
 
     async fn in_cluster(&self, target: &Target, cluster: &Cluster) -> Result<Plan, Failure> {
-        let mut plan = self.plan(target.addresses(), target.timeout());
+        let mut plan = self.plan(target);
         plan.members = cluster.members.iter().map(|member| member.api_address.clone()).collect();
         if self.leader_only {
             let leader = cluster.members.iter().find(|it| Some(it.id) == cluster.leader_id);

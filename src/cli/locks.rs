@@ -41,6 +41,9 @@ pub(super) struct Target {
     /// File with its key
     #[arg(long, env = "OARLOCK_KEY", value_name = "FILE", requires = "cert", global = true)]
     key: Option<PathBuf>,
+    /// Send the token also to other machines over connections that nothing encrypts
+    #[arg(long, env = "OARLOCK_INSECURE", global = true)]
+    insecure: bool,
     #[arg(skip)]
     identity: Identity,
     /// For people, or the JSON of the API for scripts
@@ -97,6 +100,9 @@ impl Target {
         };
         if let Some(token) = token {
             self.identity = self.identity.with_token(&token).map_err(bad)?;
+            if self.insecure {
+                self.identity = self.identity.insecure();
+            }
         }
         Ok(self)
     }
@@ -108,6 +114,11 @@ impl Target {
             text.trim_end_matches('/').to_owned()
         };
         self.endpoints.iter().map(address).collect()
+    }
+
+    /// Who asks.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.clone()
     }
 
     /// Of one call, not counting its wait.
@@ -139,6 +150,7 @@ impl From<ClientError> for Failure {
             ClientError::Unknown(_) => Self::unknown(format!(
                 "{error}; repeat with the same --request-id, or look with `oarlock inspect`"
             )),
+            ClientError::Insecure(_) => Self::usage(error.to_string()),
             ClientError::Protocol(_) => {
                 Self::usage(format!("{error}; is --endpoint a node of oarlock?"))
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use oarlock_client::{Client, ClientError, Options};
+use oarlock_client::{Client, ClientError};
 use oarlock_jepsen::checker::{self, Verdict};
 use oarlock_jepsen::history::{History, Records};
 use oarlock_jepsen::report::{self, Heading};
@@ -102,7 +102,7 @@ pub(super) async fn run(target: &Target, prove: Prove) -> Result<(), Failure> {
     tokio::select! {
         () = sleep(prove.time) => {}
         () = &mut end => note("ending early"),
-        () = tell_progress(&workload, &history, &plan.endpoints) => {}
+        () = tell_progress(&workload, &history, target) => {}
     }
     let client = target.client();
     let prefix = plan.locks.prefix();
@@ -152,6 +152,7 @@ impl Prove {
         }
         Ok(Plan {
             endpoints: target.addresses(),
+            identity: target.identity(),
             locks: Locks::new(&prefix, self.clients),
             clients: self.clients,
             rate: Some(self.rate),
@@ -297,21 +298,12 @@ fn text(summary: &Summary) -> String {
 }
 
 /// One line a second, for ever.
-async fn tell_progress(workload: &Workload, history: &History, endpoints: &[String]) {
-    let probes: BTreeMap<&String, Arc<Client>> = endpoints
-        .iter()
-        .map(|endpoint| {
-            let endpoints = vec![endpoint.clone()];
-            (
-                endpoint,
-                Arc::new(Client::new(Options {
-                    endpoints,
-                    deadline: PROBE_DEADLINE,
-                    ..Options::default()
-                })),
-            )
-        })
-        .collect();
+async fn tell_progress(workload: &Workload, history: &History, target: &Target) {
+    let endpoints = target.addresses();
+    let mut probes: BTreeMap<&String, Arc<Client>> = BTreeMap::new();
+    for endpoint in &endpoints {
+        probes.insert(endpoint, Arc::new(target.client_at(endpoint, PROBE_DEADLINE)));
+    }
     let began = Instant::now();
     let mut longest = Duration::ZERO;
     let mut every_second = interval(Duration::from_secs(1));

@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::Subcommand;
 use oarlock_client::wire::{AccessToken, AccessTokenInfo, AccessTokenRequest, AccessTokens};
 
-use crate::cli::Failure;
+use crate::auth::credential::hex;
+use crate::auth::key::Key;
 use crate::cli::locks::{Target, for_people, ms};
+use crate::cli::{Failure, print};
 
 /// What is done about tokens.
 #[derive(Debug, Subcommand)]
@@ -43,7 +45,19 @@ pub(super) enum OfTokens {
         /// Streams open at once, at each node
         #[arg(long, value_name = "N")]
         streams: Option<u32>,
+        /// Locks held or waited for at once, in the whole cluster
+        #[arg(long, value_name = "N")]
+        locks: Option<u32>,
+        /// Sessions open at once, in the whole cluster
+        #[arg(long, value_name = "N")]
+        sessions: Option<u32>,
     },
+    /// Make a token for the day on which every other one is lost, without asking any node
+    ///
+    /// Prints the token on standard output, and the line for the configuration of a node beside it. A
+    /// node that has the line lets the token in with all rights, from SIGHUP or its next start on, and
+    /// says so in its log and audit at every use.
+    BreakGlass,
     /// Show every token with its rights, without secrets
     List,
     /// Take a token back: it opens nothing from then on, and its streams end
@@ -56,6 +70,7 @@ pub(super) enum OfTokens {
 pub(super) async fn run(target: &Target, of: OfTokens) -> Result<(), Failure> {
     let client = target.client();
     match of {
+        OfTokens::BreakGlass => break_glass()?,
         OfTokens::Init { name } => show_made(target, &client.first_token(&name).await?),
         OfTokens::Create {
             name,
@@ -65,6 +80,8 @@ pub(super) async fn run(target: &Target, of: OfTokens) -> Result<(), Failure> {
             requests_per_second,
             waiting,
             streams,
+            locks,
+            sessions,
         } => {
             let request = AccessTokenRequest {
                 name,
@@ -74,6 +91,8 @@ pub(super) async fn run(target: &Target, of: OfTokens) -> Result<(), Failure> {
                 requests_per_second,
                 waiting,
                 streams,
+                locks,
+                sessions,
             };
             show_made(target, &client.create_token(&request).await?);
         }
@@ -98,6 +117,25 @@ fn show_made(target: &Target, token: &AccessToken) {
             token.token_id
         );
     }
+}
+
+/// The secret alone goes to standard output.
+fn break_glass() -> Result<(), Failure> {
+    let mut chance = [0; 32];
+    let failed = |error| Failure::usage(format!("make a token: {error}"));
+    getrandom::fill(&mut chance).map_err(failed)?;
+    let part =
+        |at: usize| chance[at..at + 16].iter().fold(0, |all, it| (all << 8) | u128::from(*it));
+    let key = Key::new(part(0), part(16));
+    print(&format!("{}\n", key.word()));
+    let _closed_pipe = writeln!(
+        std::io::stderr(),
+        "This is shown once. Lock it away. To let it in, put this into the configuration of a node and \
+         send it SIGHUP;\ntake the line out and send SIGHUP again when a new token is made.\n\n\
+         break_glass_hash = \"{}\"",
+        hex(&key.hash())
+    );
+    Ok(())
 }
 
 fn made(token: &AccessToken) -> String {

@@ -196,6 +196,17 @@ impl Client {
         self.send(Method::POST, "/v1/cluster/leader", body, node_id.is_some()).await
     }
 
+    /// The metrics of the node that answers, in the form of Prometheus.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let (method, body, deadline) = (Method::GET, Bytes::new(), self.options.deadline);
+        let call = Call { method, path: "/metrics", body, repeatable: true, deadline };
+        let (status, page) = self.answered(&call).await?;
+        if !status.is_success() {
+            return read(status, &page);
+        }
+        Ok(String::from_utf8_lossy(&page).into_owned())
+    }
+
     pub(crate) fn options(&self) -> &Options {
         &self.options
     }
@@ -221,12 +232,16 @@ impl Client {
     }
 
     pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ClientError> {
+        let (status, body) = self.answered(&call).await?;
+        read(status, &body)
+    }
+
+    async fn answered(&self, call: &Call<'_>) -> Result<(StatusCode, Bytes), ClientError> {
         let mut last = Progress { doubt: false, why: "no endpoint is known".to_owned() };
-        let tries = self.try_until_answered(&call, &mut last);
+        let tries = self.try_until_answered(call, &mut last);
         let answered = timeout(call.deadline, tries).await;
         match answered {
-            Ok(Ok((status, body))) => read(status, &body),
-            Ok(Err(error)) => Err(error),
+            Ok(answer) => answer,
             Err(_) if last.doubt => Err(ClientError::Unknown(last.why)),
             Err(_) => Err(ClientError::Unreachable(last.why)),
         }
@@ -266,6 +281,8 @@ impl Client {
                     last.doubt = before;
                     last.why = why;
                 }
+                Err(Lost::Leaks(why)) if before => return Err(ClientError::Unknown(why)),
+                Err(Lost::Leaks(why)) => return Err(ClientError::Insecure(why)),
                 Err(Lost::Sent(why)) if changes && !call.repeatable => {
                     return Err(ClientError::Unknown(why));
                 }
@@ -436,6 +453,38 @@ mod tests {
         let Err(ClientError::Refused(problem)) = refused else { panic!("{refused:?}") };
         assert_eq!(problem.kind, "lock-held");
     }
+
+    fn with_token(endpoints: Vec<String>, identity: fn(Identity) -> Identity) -> Client {
+        let token = Identity::default().with_token("oarkey1-secret").expect("a token");
+        Client::new(Options { endpoints, identity: identity(token), ..Options::default() })
+    }
+
+    #[tokio::test]
+    async fn f95_a_token_is_not_sent_in_clear_to_another_machine() {
+        // Addresses for documentation: whatever is sent there arrives nowhere.
+        for elsewhere in ["192.0.2.1:7400", "[2001:db8::1]:7400", "[::ffff:192.0.2.1]:7400"] {
+            let client = with_token(vec![elsewhere.to_owned()], |it| it);
+            let refused = client.cluster().await;
+            let Err(ClientError::Insecure(why)) = refused else { panic!("{refused:?}") };
+            assert!(why.contains(elsewhere) && why.contains("--ca"), "{why}");
+        }
+        let released = r#"{"released":true,"lease_id":"0","lock":"a","token":7}"#;
+        let (address, node) = node(vec![(200, released.to_owned())]).await;
+        with_token(vec![address], |it| it).release("0").await.expect("the loopback is no network");
+        assert!(node.await.expect("it ended")[0].contains("Bearer oarkey1-secret"));
+        // Asked for in so many words it is tried; nobody is there.
+        let options = with_token(vec!["192.0.2.1:7400".to_owned()], Identity::insecure).options;
+        assert!(!options.identity.would_leak());
+    }
+
+    #[tokio::test]
+    async fn a_token_that_must_not_be_sent_leaves_what_was_sent_before_in_doubt() {
+        let (address, _node) = node(vec![(0, String::new())]).await;
+        let client = with_token(vec![address, "192.0.2.1:7400".to_owned()], |it| it);
+        let lost = client.acquire("a", request()).await;
+        assert!(matches!(lost, Err(ClientError::Unknown(_))), "{lost:?}");
+    }
+
     #[tokio::test]
     async fn f13_a_release_that_loses_its_connection_does_not_poison_the_client() {
         planted::choose(std::env::var(planted::VARIABLE).ok()).expect("a planted bug");

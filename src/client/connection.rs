@@ -1,7 +1,5 @@
 //! One HTTP/1.1 connection that is kept alive.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -12,14 +10,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use oarlock_core::planted::{Bug, planted};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
+use crate::error::ClientError;
 use crate::identity::Identity;
-use crate::tls::shake;
-
-/// Making a connection.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+use crate::socket::Socket;
 
 /// Largest answer that is read; a page of a listing is far below it.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -30,6 +24,8 @@ pub(crate) enum Lost {
     NotSent(String),
     /// It was sent, at least in part.
     Sent(String),
+    /// It must not be sent there, now or later.
+    Leaks(String),
 }
 
 /// A connection to one node.
@@ -51,23 +47,19 @@ where
 
 impl Connection {
     pub(crate) async fn open(address: &str, identity: &Identity) -> Result<Self, Lost> {
+        let socket = identity.connect(address).await.map_err(|error| match error {
+            ClientError::Insecure(why) => Lost::Leaks(why),
+            ClientError::Unreachable(why)
+            | ClientError::Unknown(why)
+            | ClientError::Protocol(why) => Lost::NotSent(why),
+            ClientError::Refused(problem) => Lost::NotSent(problem.detail),
+        })?;
         let not_sent = |error: &dyn std::fmt::Display| Lost::NotSent(format!("{address}: {error}"));
-        let connecting = timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
-        let stream = match connecting {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(not_sent(&error)),
-            Err(_) => return Err(not_sent(&"no connection in time")),
+        let sender = match socket {
+            Socket::Plain(stream) => speak(stream).await,
+            Socket::Secured(stream) => speak(*stream).await,
         };
-        stream.set_nodelay(true).map_err(|error| not_sent(&error))?;
-        let sender = match identity.tls() {
-            None => speak(stream).await.map_err(|error| not_sent(&error))?,
-            Some(tls) => {
-                let shaking = timeout(CONNECT_DEADLINE, shake(tls, address, stream)).await;
-                let stream = shaking.map_err(|_| not_sent(&"no TLS handshake in time"))?;
-                let stream = stream.map_err(|error| not_sent(&error))?;
-                speak(stream).await.map_err(|error| not_sent(&error))?
-            }
-        };
+        let sender = sender.map_err(|error| not_sent(&error))?;
         Ok(Self {
             sender,
             address: address.to_owned(),

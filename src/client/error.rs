@@ -13,6 +13,8 @@ pub enum ClientError {
     Unreachable(String),
     /// It may or may not have happened. Repeat with the same request id, or look.
     Unknown(String),
+    /// It would have given the access token away, and was not sent. Nothing was done.
+    Insecure(String),
     /// The answer is not one of oarlock's: is something else listening there?
     Protocol(String),
 }
@@ -23,6 +25,7 @@ impl fmt::Display for ClientError {
             Self::Refused(problem) => f.write_str(&problem.detail),
             Self::Unreachable(why) => write!(f, "no node could answer in time: {why}"),
             Self::Unknown(why) => write!(f, "the outcome is unknown: {why}"),
+            Self::Insecure(why) => f.write_str(why),
             Self::Protocol(why) => write!(f, "not an answer of oarlock: {why}"),
         }
     }

@@ -15,6 +15,8 @@ pub struct Identity {
     authorization: Option<HeaderValue>,
     /// How connections are encrypted, if they are.
     tls: Option<Arc<ClientConfig>>,
+    /// The token may go where everybody on the way reads it.
+    in_clear: bool,
 }
 
 impl fmt::Debug for Identity {
@@ -22,6 +24,7 @@ impl fmt::Debug for Identity {
         f.debug_struct("Identity")
             .field("token", &self.authorization.is_some())
             .field("tls", &self.tls.is_some())
+            .field("in_clear", &self.in_clear)
             .finish()
     }
 }
@@ -59,8 +62,26 @@ impl Identity {
         Ok(self)
     }
 
+    /// Sends the token to other machines also where nothing encrypts it. Whoever is on the way then
+    /// reads it, and may use it: only for a network that is private, or encrypts by itself.
+    #[must_use]
+    pub fn insecure(mut self) -> Self {
+        self.in_clear = true;
+        self
+    }
+
+    /// Whether there is a token that a connection in clear, to another machine, would give away.
+    pub(crate) fn would_leak(&self) -> bool {
+        self.authorization.is_some() && self.tls.is_none() && !self.in_clear
+    }
+
     pub(crate) fn tls(&self) -> Option<&Arc<ClientConfig>> {
         self.tls.as_ref()
+    }
+
+    /// The value of the header that carries its token, if it has one. A secret.
+    pub fn bearer(&self) -> Option<&str> {
+        self.authorization.as_ref().and_then(|header| header.to_str().ok())
     }
 
     pub(crate) fn authorization(&self) -> Option<&HeaderValue> {

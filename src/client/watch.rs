@@ -129,6 +129,7 @@ impl Watch<'_> {
                         Ok(()) => {}
                     }
                 }
+                Ok(Err(Lost::Leaks(text))) => return Err(ClientError::Insecure(text)),
                 Ok(Err(Lost::NotSent(text) | Lost::Sent(text))) => why = text,
                 Err(_) => why = format!("{address}: no answer in time"),
             }

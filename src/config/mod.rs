@@ -43,6 +43,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `host:port` to serve the HTTP API on.
     pub api_address: String,
+    /// `host:port` to serve administration and metrics on, away from clients; empty for `api_address`.
+    pub admin_address: String,
     /// `host:port` to serve peers on.
     pub peer_address: String,
     /// `host:port` at which clients reach the API of a node that joins; empty for `api_address`.
@@ -83,10 +85,14 @@ pub struct Config {
     pub peer_tls_key: String,
     /// Authority of the certificates of peers.
     pub peer_tls_ca: String,
+    /// Hash of a key with all rights, for who has lost all others; empty for none.
+    pub break_glass_hash: String,
     /// Refuses whoever does not show who they are, also while no token exists.
     pub auth_required: bool,
     /// Allows a listener on other than loopback addresses without TLS.
     pub insecure_bind: bool,
+    /// Allows that with `auth_required` for peers, too: tokens then protect nothing from their network.
+    pub insecure_peers: bool,
     /// Where this node writes who took, lost or forced which lock, and every change of the members;
     /// empty for nowhere. Its folder must exist.
     pub audit_file: PathBuf,
@@ -94,6 +100,9 @@ pub struct Config {
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: LogFormat,
+    /// The file that this was read from, to read it again; no setting.
+    #[serde(skip)]
+    pub source: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -107,6 +116,7 @@ impl Default for Config {
             node_id: 1,
             data_dir: PathBuf::from("oarlock-data"),
             api_address: "127.0.0.1:7400".to_owned(),
+            admin_address: String::new(),
             peer_address: "127.0.0.1:7401".to_owned(),
             advertise_api_address: String::new(),
             advertise_peer_address: String::new(),
@@ -127,11 +137,14 @@ impl Default for Config {
             peer_tls_cert: String::new(),
             peer_tls_key: String::new(),
             peer_tls_ca: String::new(),
+            break_glass_hash: String::new(),
             auth_required: false,
             insecure_bind: false,
+            insecure_peers: false,
             audit_file: PathBuf::new(),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
+            source: None,
         }
     }
 }
@@ -162,6 +175,14 @@ impl Config {
         validate::port_of(address).is_some_and(|(host, _)| validate::is_loopback(host))
     }
 
+    /// Whether other machines reach the API and are let in without showing who they are, until a
+    /// first token is made.
+    pub fn is_open_to_anybody(&self) -> bool {
+        let own = [&self.api_address, &self.admin_address];
+        let is_wide = |address: &&String| !address.is_empty() && !Self::is_loopback(address);
+        !self.auth_required && own.iter().any(is_wide)
+    }
+
     /// Where others reach the peer listener and the API of this node.
     pub fn advertised(&self) -> (String, String) {
         let or = |told: &String, bound: &String| {
@@ -181,10 +202,11 @@ impl Config {
                 .map_err(|error| one(format!("cannot read {}: {error}.", path.display())))?,
             None => String::new(),
         };
-        Self::parse(
+        let config = Self::parse(
             &text,
             std::env::vars().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)),
-        )
+        )?;
+        Ok(Self { source: path.map(Path::to_owned), ..config })
     }
 
     /// Reads a text and overriding variables, and checks the whole.
@@ -284,6 +306,41 @@ mod tests {
         let peers = format!("{with_tls}\npeer_address = \"0.0.0.0:7401\"");
         let errors = Config::parse(&peers, []).expect_err("peers have none");
         assert!(errors.to_string().contains("peer_address"), "{errors}");
+    }
+
+    #[test]
+    fn tokens_are_not_asked_for_while_peers_speak_in_clear() {
+        let text = "auth_required = true\ninsecure_bind = true\npeer_address = \"0.0.0.0:7401\"";
+        let errors =
+            Config::parse(text, []).expect_err("whoever reaches the peers is asked nothing");
+        let told = errors.to_string();
+        assert!(told.contains("peer_tls_cert") && told.contains("insecure_peers"), "{told}");
+        assert!(Config::parse(&format!("{text}\ninsecure_peers = true"), []).is_ok());
+        let tls = "peer_tls_cert = \"a\"\npeer_tls_key = \"b\"\npeer_tls_ca = \"c\"";
+        assert!(Config::parse(&format!("{text}\n{tls}"), []).is_ok());
+        assert!(Config::parse("auth_required = true", []).is_ok(), "on loopback");
+    }
+
+    #[test]
+    fn who_is_asked_for_nothing_is_known() {
+        let open = |text: &str| Config::parse(text, []).expect("valid").is_open_to_anybody();
+        let wide = "api_address = \"0.0.0.0:7400\"\ntls_cert = \"a\"\ntls_key = \"b\"";
+        assert!(open(wide) && !open(&format!("{wide}\nauth_required = true")) && !open(""));
+    }
+
+    #[test]
+    fn a_listener_for_administration_is_judged_as_that_of_clients() {
+        let parse = |text: &str| Config::parse(text, []);
+        assert!(parse("admin_address = \"127.0.0.1:7409\"").is_ok());
+        for (bad, why) in [
+            ("admin_address = \"7409\"", "host:port"),
+            ("admin_address = \"0.0.0.0:7409\"", "insecure_bind"),
+            ("admin_address = \"127.0.0.1:7400\"", "listeners"),
+            ("admin_address = \"127.0.0.1:7401\"", "listeners"),
+        ] {
+            let errors = parse(bad).expect_err(why);
+            assert!(errors.to_string().contains(why), "{errors}");
+        }
     }
 
     #[test]

@@ -29,8 +29,11 @@ pub(super) fn is_loopback(host: &str) -> bool {
 fn addresses(config: &Config, problems: &mut Vec<String>) {
     let own = [
         ("api_address", &config.api_address, "tls_cert", &config.tls_cert),
+        ("admin_address", &config.admin_address, "tls_cert", &config.tls_cert),
         ("peer_address", &config.peer_address, "peer_tls_cert", &config.peer_tls_cert),
     ];
+    let has_admin = !config.admin_address.is_empty();
+    let own = own.into_iter().filter(|(setting, ..)| has_admin || *setting != "admin_address");
     for (setting, address, tls, certificate) in own {
         match port_of(address) {
             None => problems.push(format!("{setting} is host:port, not {address:?}.")),
@@ -46,8 +49,28 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
             Some(_) => {}
         }
     }
+    let peers_are_wide = port_of(&config.peer_address).is_some_and(|(host, _)| !is_loopback(host));
+    if config.auth_required
+        && peers_are_wide
+        && config.peer_tls_cert.is_empty()
+        && !config.insecure_peers
+    {
+        problems.push(format!(
+            "auth_required asks clients who they are, and peer_address {} takes whoever reaches it \
+             for a node, which may do everything: set peer_tls_cert, its key and peer_tls_ca \
+             (`oarlock pki` makes them), bind peers to loopback, or set insecure_peers = true if \
+             only the nodes are on that network.",
+            config.peer_address
+        ));
+    }
     if config.api_address == config.peer_address {
         problems.push("api_address and peer_address are the same; they are two listeners.".into());
+    }
+    if [&config.api_address, &config.peer_address].contains(&&config.admin_address) {
+        problems.push(
+            "admin_address is that of another listener; these are three listeners, or leave it empty."
+                .into(),
+        );
     }
 }
 
@@ -65,6 +88,15 @@ fn certificates(config: &Config, problems: &mut Vec<String>) {
     if !config.tls_client_ca.is_empty() && config.tls_cert.is_empty() {
         problems
             .push("tls_client_ca needs tls_cert: without TLS nobody shows a certificate.".into());
+    }
+    let hash = config.break_glass_hash.as_str();
+    let digits = |text: &str| text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+    if !hash.is_empty() && (hash.len() != 64 || !digits(hash)) {
+        problems.push(
+            "break_glass_hash is 64 hexadecimal digits, as `oarlock tokens break-glass` prints them; \
+             the token itself does not belong there."
+                .into(),
+        );
     }
     let plain = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-';
     let name = config.cluster_name.as_str();

@@ -46,6 +46,11 @@ struct Build {
     level: u16,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Listener {
+    of: &'static str,
+}
+
 /// All metrics of one node.
 pub struct Metrics {
     registry: Registry,
@@ -66,6 +71,7 @@ pub struct Metrics {
     snapshot_bytes: Number,
     audit: Audit,
     build: Family<Build, Number>,
+    certificates: Family<Listener, Gauge>,
     gauges: Gauges,
 }
 
@@ -154,6 +160,12 @@ impl Default for Metrics {
             snapshot_bytes: keep(r, "snapshot_bytes", "Size of the snapshot", Number::default()),
             audit,
             build: keep(r, "build", "1, with what this node is and speaks", Family::default()),
+            certificates: keep(
+                r,
+                "certificate_left_seconds",
+                "Until the node's own certificate is over; less than nothing when it is",
+                Family::default(),
+            ),
             gauges,
             registry,
         }
@@ -274,6 +286,11 @@ impl Metrics {
     /// The log takes so many bytes on disk.
     pub fn log_size(&self, bytes: u64) {
         self.log_bytes.set(bytes);
+    }
+
+    /// The certificate of that listener is good for so long.
+    pub fn certificate(&self, of: &'static str, left_s: i64) {
+        self.certificates.get_or_create(&Listener { of }).set(left_s);
     }
 
     /// The newest snapshot takes so many bytes on disk.

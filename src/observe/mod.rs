@@ -2,4 +2,5 @@
 
 pub mod audit;
 pub mod metrics;
+pub mod neighbour;
 pub mod stopwatch;

@@ -83,7 +83,9 @@ fn remedy(call: &Call) -> Remedy {
         // The second time would find the credential that the first one made.
         Call::TransferLeader(_)
         | Call::Members(MembersCall::Invite { .. })
-        | Call::Tokens(TokensCall::Create { .. }) => Remedy::Nothing,
+        | Call::Tokens(TokensCall::Create { .. } | TokensCall::CreateBounded { .. }) => {
+            Remedy::Nothing
+        }
         // Other changes of the members end in the same ones, however often they are asked for.
         Call::Read(_) | Call::Position | Call::Members(_) | Call::Tokens(_) => Remedy::Repeat,
         Call::Propose(command) => match command {
@@ -331,7 +333,8 @@ impl<R: Replicator> Service<R> {
         if leader == self.node_id {
             // What this node knew when the call came may be from before it led.
             self.admit_forwarded(journey.by.as_deref(), &journey.call).map_err(here)?;
-            return self.serve(journey.call.clone()).await.map_err(here);
+            let by = journey.by.as_deref();
+            return self.serve_as(by, journey.call.clone()).await.map_err(here);
         }
         let asked = self.replicator.forward(leader, journey.by.clone(), journey.call.clone());
         if matches!(remedy(&journey.call), Remedy::Nothing) {

@@ -1,5 +1,5 @@
 //! Lets time pass in the log: proposes `Advance` when something falls due (P4), and at least every
-//! second while anything is pending. One task, on every node; it works only while its node serves
+//! second while anything is pending; every minute while a token has an expiry. One task, on every node; it works only while its node serves
 //! as leader, and sleeps otherwise.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,9 @@ use crate::service::replicator::Replicator;
 
 /// How often the clock is logged while anything is pending and nothing else moves it.
 const ADVANCE_EVERY: Duration = Duration::from_secs(1);
+/// The same while nothing is pending but that a token runs out some day: a change of leaders forgets
+/// no more than this of its life, and an idle cluster writes so seldom.
+const ADVANCE_FOR_TOKENS_EVERY: Duration = Duration::from_mins(1);
 /// Pause between a call to look and looking: a busy queue costs one look per pause.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Shortest sleep.
@@ -82,11 +85,18 @@ impl<R: Replicator> Service<R> {
             let (due, pending, applied) = self.replicator.with_machine(|machine: &Machine| {
                 (machine.next_due(), machine.has_pending(), machine.now())
             });
+            // Followers know no other time than that of the last entry, and let nobody in by it whose
+            // token ran out.
+            self.refresh_gate();
+            let ends = self.gate.next_expiry(applied);
+            let due = due.into_iter().chain(ends).min();
+            let every =
+                if pending { Some(ADVANCE_EVERY) } else { ends.map(|_| ADVANCE_FOR_TOKENS_EVERY) };
             let now = self.replicator.lease_now();
             let idle = Duration::from_millis(now.ms_since(applied));
             let late_ms = if planted(Bug::DueEndsLate) { 400 } else { 0 };
             if due.is_some_and(|due| due.plus_ms(late_ms) <= now)
-                || (pending && idle >= ADVANCE_EVERY)
+                || every.is_some_and(|every| idle >= every)
             {
                 assert!(!planted(Bug::ExpiryPanics) || due.is_none(), "a planted panic");
                 // The outcome says nothing; what expired comes as events.
@@ -97,7 +107,7 @@ impl<R: Replicator> Service<R> {
             }
             let still = looked_at.replace(now) == Some(now);
             let least = if still { STILL_SLEEP_MIN } else { SLEEP_MIN };
-            let tick = pending.then(|| ADVANCE_EVERY.saturating_sub(idle));
+            let tick = every.map(|every| every.saturating_sub(idle));
             self.sleep(due, tick, now, least).await;
         }
     }

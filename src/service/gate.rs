@@ -11,6 +11,7 @@
 //! there once more.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::auth::book::Book;
 use crate::auth::credential::{Credential, RECORDS};
 use crate::auth::key::Key;
 use crate::auth::right::{Scope, Verb};
+use crate::service::break_glass::{self, BreakGlass};
 use crate::service::demands;
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
@@ -46,9 +48,16 @@ pub enum Shown<'a> {
 
 /// An identity as this node knows it, and what it uses here.
 #[derive(Debug)]
-struct Known {
-    credential: Arc<Credential>,
+pub(super) struct Known {
+    pub(super) credential: Arc<Credential>,
     used: Arc<Used>,
+}
+
+impl Known {
+    /// Uses nothing yet.
+    pub(super) fn new(credential: Credential) -> Self {
+        Self { credential: Arc::new(credential), used: Arc::default() }
+    }
 }
 
 /// What one identity uses at this node.
@@ -121,6 +130,8 @@ impl Drop for Counted {
 struct Shelf {
     book: Book,
     known: BTreeMap<String, Arc<Known>>,
+    /// When credentials run out, in order.
+    expiries: Vec<LeaseTime>,
 }
 
 /// The state of the gate on one node. The locks are the standard ones: never held across an await.
@@ -133,6 +144,8 @@ pub(super) struct Gate {
     changed: AtomicU64,
     seen: AtomicU64,
     shelf: RwLock<Arc<Shelf>>,
+    /// What the configuration of this node knows besides.
+    pub(super) break_glass: BreakGlass,
     reading: Mutex<()>,
     /// Wakes streams, whose credential may be gone.
     news: watch::Sender<()>,
@@ -148,12 +161,18 @@ impl Gate {
             changed: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             shelf: RwLock::default(),
+            break_glass: BreakGlass::default(),
             reading: Mutex::new(()),
             news: watch::Sender::new(()),
             revision: AtomicU64::new(machine.record_revision().0),
         };
         gate.put_up(machine);
         gate
+    }
+
+    /// The credential with that id, be it over or not.
+    pub(super) fn credential(&self, id: &str) -> Option<Arc<Credential>> {
+        self.shelf().book.find(id).cloned()
     }
 
     /// Hears what every entry did, right after it was applied.
@@ -165,7 +184,19 @@ impl Gate {
 
     fn mark(&self) {
         self.changed.fetch_add(1, Ordering::AcqRel);
+        self.tell_news();
+    }
+
+    /// Lets streams look whether their credential is still good.
+    pub(super) fn tell_news(&self) {
         self.news.send_replace(());
+    }
+
+    /// The next moment after that one at which a credential runs out.
+    pub(super) fn next_expiry(&self, after: LeaseTime) -> Option<LeaseTime> {
+        let current = self.shelf();
+        let passed = current.expiries.partition_point(|at| *at <= after);
+        current.expiries.get(passed).copied()
     }
 
     fn put_up(&self, machine: &Machine) {
@@ -178,9 +209,11 @@ impl Gate {
             (credential.id.clone(), Arc::new(Known { credential: Arc::clone(credential), used }))
         };
         let known = book.all().map(known).collect();
+        let mut expiries: Vec<_> = book.all().filter_map(|it| it.expires_at).collect();
+        expiries.sort_unstable();
         self.closed.store(self.required || !book.is_empty(), Ordering::Release);
         let mut current = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(Shelf { book, known });
+        *current = Arc::new(Shelf { book, known, expiries });
     }
 
     fn shelf(&self) -> Arc<Shelf> {
@@ -194,7 +227,7 @@ impl Gate {
 
 impl<R: Replicator> Service<R> {
     /// Brings the gate up to what this node has applied. Whoever asks after a change waits for it.
-    fn refresh_gate(&self) {
+    pub(super) fn refresh_gate(&self) {
         let gate = &self.gate;
         if gate.is_fresh() {
             return;
@@ -235,17 +268,29 @@ impl<R: Replicator> Service<R> {
         }
     }
 
-    /// Who that is. While nothing is configured everybody is nobody in particular, and may ask.
-    pub fn identify(&self, shown: Shown<'_>) -> Result<Caller, ServiceError> {
+    /// Who that is, and for the log what is asked. While nothing is configured everybody is nobody in
+    /// particular, and may ask.
+    pub fn identify(
+        &self,
+        shown: Shown<'_>,
+        asked: fmt::Arguments<'_>,
+    ) -> Result<Caller, ServiceError> {
         if !self.is_gate_closed() {
             return Ok(Caller::default());
         }
         let current = self.gate.shelf();
+        let key = if let Shown::Key(word) = shown { word.parse::<Key>().ok() } else { None };
         let found = match shown {
             Shown::Nothing => return Ok(Caller::default()),
-            Shown::Key(word) => word.parse::<Key>().ok().and_then(|key| current.book.of_key(&key)),
+            Shown::Key(_) => key.as_ref().and_then(|key| current.book.of_key(key)),
             Shown::Certificate(name) => current.book.of_certificate(name),
         };
+        if found.is_none()
+            && let Some(known) = key.and_then(|key| self.gate.break_glass.opened_by(&key))
+        {
+            self.gate.break_glass.tell(asked);
+            return Ok(Caller(Some(known)));
+        }
         let known = found.and_then(|credential| current.known.get(&credential.id));
         // Who guesses learns no more than this.
         let known = known.ok_or_else(|| unauthenticated(match shown {
@@ -273,7 +318,11 @@ impl<R: Replicator> Service<R> {
                     .into(),
             ));
         };
-        let now = self.gate.shelf().known.get(&known.credential.id).map(|it| it.credential.clone());
+        let now = match known.credential.id.as_str() {
+            break_glass::ID => self.gate.break_glass.key(),
+            id => self.gate.shelf().known.get(id).cloned(),
+        };
+        let now = now.map(|it| Arc::clone(&it.credential));
         if now.is_none_or(|now| now != known.credential) {
             return Err(unauthenticated("this access token is unknown or was revoked".into()));
         }
@@ -338,6 +387,7 @@ impl<R: Replicator> Service<R> {
     ) -> Result<(), ServiceError> {
         let caller = match by.filter(|_| self.is_gate_closed()) {
             None => Caller::default(),
+            Some(break_glass::ID) => return self.admit_break_glass(call),
             Some(id) => Caller(self.gate.shelf().known.get(id).cloned()),
         };
         self.admit(&caller, call)

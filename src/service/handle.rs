@@ -13,6 +13,7 @@ use crate::service::error::ServiceError;
 use crate::service::estimate::Holds;
 use crate::service::expiry::Alarm;
 use crate::service::gate::Gate;
+use crate::service::ledger::Ledger;
 use crate::service::observer::Observer;
 use crate::service::ranks::Ranks;
 use crate::service::replicator::{BoxFuture, Call, Leadership, NodeId, Replicator, Reply, Upcalls};
@@ -62,6 +63,7 @@ pub struct Service<R: Replicator> {
     pub(super) holds: Holds,
     pub(super) ranks: Ranks,
     pub(super) gate: Gate,
+    pub(super) ledger: Ledger,
     pub(super) draining: watch::Sender<bool>,
     leadership: watch::Receiver<Leadership>,
     pub(super) ids: IdSource,
@@ -96,6 +98,7 @@ impl<R: Replicator> Service<R> {
             holds: Holds::default(),
             ranks: Ranks::default(),
             gate,
+            ledger: Ledger::default(),
             draining: watch::Sender::new(false),
             ids,
             members_turn: Semaphore::new(1),
@@ -165,12 +168,12 @@ impl<R: Replicator> Service<R> {
                     | EndReason::Abandoned
                     | EndReason::HandedOver => {}
                 }
+                self.ledger.lease_ended(ended.lease_id);
                 self.waiting.wake(ended.lease_id, &Wake::Ended(ended.clone()));
             }
             EventKind::Queued { .. } | EventKind::SessionOpened { .. } => self.alarm.look(),
-            EventKind::SessionEnded { .. }
-            | EventKind::Reopened { .. }
-            | EventKind::ValueChanged { .. } => {}
+            EventKind::SessionEnded { session_id } => self.ledger.session_ended(*session_id),
+            EventKind::Reopened { .. } | EventKind::ValueChanged { .. } => {}
         }
     }
 }
@@ -196,7 +199,7 @@ impl<R: Replicator> Upcalls for Service<R> {
             // The asking node keeps the real deadline; this one only bounds a caller that vanished
             // without its connection breaking.
             let bound = deadline_of(&call) + PEER_SLACK;
-            match tokio::time::timeout(bound, service.serve(call)).await {
+            match tokio::time::timeout(bound, service.serve_as(by.as_deref(), call)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(ServiceError::Unknown("no answer within the deadline".to_owned())),
             }

@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`handle`].
 
+pub mod break_glass;
 mod calls;
 mod cluster;
 mod demands;
@@ -18,6 +19,7 @@ mod estimate;
 mod expiry;
 pub mod gate;
 pub mod handle;
+mod ledger;
 mod locks;
 pub mod members;
 pub mod observer;

@@ -2,6 +2,7 @@
 
 mod doubts;
 mod members;
+mod quotas;
 mod rights;
 
 use std::collections::VecDeque;

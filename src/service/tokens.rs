@@ -58,6 +58,19 @@ pub enum TokensCall {
     Revoke {
         id: String,
     },
+    /// With quotas that hold for the whole cluster; never the first one.
+    CreateBounded {
+        id: String,
+        name: String,
+        hash: Option<Hash>,
+        rights: Vec<String>,
+        ttl_ms: Option<u64>,
+        waiting: Option<u32>,
+        streams: Option<u32>,
+        requests_per_second: Option<u32>,
+        locks: Option<u32>,
+        sessions: Option<u32>,
+    },
 }
 
 /// What became of it.
@@ -111,17 +124,7 @@ impl<R: Replicator> Service<R> {
         let key = (!wanted.certificate).then(|| Key::new((self.ids)(), (self.ids)()));
         let certificate = || format!("{CERTIFICATE}{}", wanted.name);
         let id = key.as_ref().map_or_else(certificate, |key| key.id.clone());
-        let call = TokensCall::Create {
-            id: id.clone(),
-            name: wanted.name,
-            hash: key.as_ref().map(Key::hash),
-            rights: wanted.rights.iter().map(ToString::to_string).collect(),
-            ttl_ms: wanted.ttl_ms,
-            waiting: wanted.quotas.waiting,
-            streams: wanted.quotas.streams,
-            requests_per_second: wanted.quotas.requests_per_second,
-            first,
-        };
+        let call = creation(id.clone(), key.as_ref().map(Key::hash), wanted, first);
         match self.ask_tokens(caller, call).await? {
             TokensReply::Created => {
                 self.heard(&id, true).await;
@@ -193,7 +196,9 @@ impl<R: Replicator> Service<R> {
         self.replicator.read_barrier().await?;
         let reply = match call {
             TokensCall::Revoke { id } => self.revoke(&id).await?,
-            create @ TokensCall::Create { .. } => self.create(create).await?,
+            create @ (TokensCall::Create { .. } | TokensCall::CreateBounded { .. }) => {
+                self.create(create).await?
+            }
         };
         Ok(Reply { now: self.replicator.lease_now(), body: ReplyBody::Tokens(reply) })
     }
@@ -217,6 +222,9 @@ impl<R: Replicator> Service<R> {
         }
         if !self.put(&credential.record(), Some(&text), Expected::Absent).await? {
             return Ok(TokensReply::Refused(TokensRefusal::Exists));
+        }
+        if credential.expires_at.is_some() {
+            self.alarm.look();
         }
         tracing::info!(audit = true, id = credential.id, name = credential.name, "token created");
         Ok(TokensReply::Created)
@@ -242,8 +250,25 @@ impl<R: Replicator> Service<R> {
     }
 }
 
-fn read(call: TokensCall, now: oarlock_core::time::LeaseTime) -> Option<Credential> {
-    let TokensCall::Create {
+fn creation(id: String, hash: Option<Hash>, wanted: Wanted, first: bool) -> TokensCall {
+    let Wanted { name, rights, ttl_ms, quotas, certificate: _ } = wanted;
+    let Quotas { requests_per_second, waiting, streams, locks, sessions } = quotas;
+    let rights = rights.iter().map(ToString::to_string).collect();
+    if locks.is_none() && sessions.is_none() {
+        // Which nodes of an earlier build understand as well.
+        return TokensCall::Create {
+            id,
+            name,
+            hash,
+            rights,
+            ttl_ms,
+            waiting,
+            streams,
+            requests_per_second,
+            first,
+        };
+    }
+    TokensCall::CreateBounded {
         id,
         name,
         hash,
@@ -252,13 +277,45 @@ fn read(call: TokensCall, now: oarlock_core::time::LeaseTime) -> Option<Credenti
         waiting,
         streams,
         requests_per_second,
-        first: _,
-    } = call
-    else {
-        return None;
+        locks,
+        sessions,
+    }
+}
+
+fn read(call: TokensCall, now: oarlock_core::time::LeaseTime) -> Option<Credential> {
+    let (quotas, id, name, hash, rights, ttl_ms) = match call {
+        TokensCall::Create {
+            id,
+            name,
+            hash,
+            rights,
+            ttl_ms,
+            waiting,
+            streams,
+            requests_per_second,
+            first: _,
+        } => {
+            let quotas = Quotas { requests_per_second, waiting, streams, ..Quotas::default() };
+            (quotas, id, name, hash, rights, ttl_ms)
+        }
+        TokensCall::CreateBounded {
+            id,
+            name,
+            hash,
+            rights,
+            ttl_ms,
+            waiting,
+            streams,
+            requests_per_second,
+            locks,
+            sessions,
+        } => {
+            let quotas = Quotas { requests_per_second, waiting, streams, locks, sessions };
+            (quotas, id, name, hash, rights, ttl_ms)
+        }
+        TokensCall::Revoke { .. } => return None,
     };
     let rights = rights.iter().map(|text| text.parse().ok()).collect::<Option<Vec<Right>>>()?;
-    let quotas = Quotas { requests_per_second, waiting, streams };
     let proof = hash.map_or(Proof::Certificate, Proof::Key);
     let expires_at = ttl_ms.map(|ms| now.plus_ms(ms));
     Some(Credential { id, name, proof, rights, expires_at, quotas })

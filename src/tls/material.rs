@@ -12,6 +12,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use crate::tls::validity::Validity;
+
 /// Whom a listener lets in that has an authority for callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Callers {
@@ -28,6 +30,14 @@ pub struct Files {
     pub key: PathBuf,
     /// The authority of the other end.
     pub authority: Option<PathBuf>,
+}
+
+impl Files {
+    /// As they are configured; an empty authority is none.
+    pub fn of(certificate: &str, key: &str, authority: &str) -> Self {
+        let authority = (!authority.is_empty()).then(|| PathBuf::from(authority));
+        Self { certificate: certificate.into(), key: key.into(), authority }
+    }
 }
 
 /// Why files cannot be used; the text says which, and what is wrong with it.
@@ -50,6 +60,8 @@ struct Current {
     contents: Contents,
     server: Arc<ServerConfig>,
     client: Option<Arc<ClientConfig>>,
+    chain: Vec<CertificateDer<'static>>,
+    validity: Validity,
 }
 
 /// The certificates of one listener. The lock is the standard one: never held across an await.
@@ -103,6 +115,16 @@ impl Material {
         Ok(true)
     }
 
+    /// In which the own certificate, and those between it and the authority, are good.
+    pub fn validity(&self) -> Validity {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).validity
+    }
+
+    /// The own certificate, with those between it and the authority.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).chain.clone()
+    }
+
     /// Where the certificate is, for logs.
     pub fn path(&self) -> &Path {
         &self.files.certificate
@@ -146,6 +168,9 @@ fn current(
 ) -> Result<Current, Unusable> {
     let [certificate, key, roots] = &contents;
     let chain = certificates(&files.certificate, certificate)?;
+    let validity = Validity::of_chain(&chain).ok_or_else(|| {
+        Unusable(format!("{}: it does not say how long it is good", files.certificate.display()))
+    })?;
     let of_key = |error: &dyn fmt::Display| {
         Unusable(format!("{}: its key cannot be used ({error})", files.key.display()))
     };
@@ -169,13 +194,15 @@ fn current(
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| Unusable(error.to_string()))?;
-        let client = builder.with_root_certificates(roots).with_client_auth_cert(chain, key);
+        let client =
+            builder.with_root_certificates(roots).with_client_auth_cert(chain.clone(), key);
         let mut client = client.map_err(|error| of_key(&error))?;
         client.alpn_protocols = vec![protocol.to_vec()];
         client.resumption = Resumption::disabled();
         Ok(Arc::new(client))
     });
-    Ok(Current { contents, server: Arc::new(server), client: client.transpose()? })
+    let (server, client) = (Arc::new(server), client.transpose()?);
+    Ok(Current { contents, server, client, chain, validity })
 }
 
 fn provider() -> Arc<CryptoProvider> {

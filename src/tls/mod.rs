@@ -10,3 +10,4 @@
 pub mod explain;
 pub mod material;
 pub mod name;
+pub mod validity;

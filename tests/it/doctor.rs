@@ -121,3 +121,58 @@ fn a_cluster_is_examined_and_a_stopped_node_found() {
         (Some(1), "fail")
     );
 }
+
+/// What the command line made, or its complaint.
+fn pki(arguments: &[&str]) {
+    let made = Command::new(env!("CARGO_BIN_EXE_oarlock")).arg("pki").args(arguments).output();
+    assert!(made.as_ref().expect("it runs").status.success(), "{made:?}");
+}
+
+#[test]
+fn f90_certificates_are_read_and_what_is_wrong_with_them_is_told() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (config, made) = (dir.path().join("node.toml"), dir.path().join("pki"));
+    let place = made.to_str().expect("a path");
+    let other = dir.path().join("other").display().to_string();
+    pki(&["init", "--dir", place]);
+    pki(&["node", "1", "--dir", place]);
+    pki(&["node", "2", "--dir", place, "--days", "10"]);
+    pki(&["init", "--dir", &other]);
+    pki(&["node", "1", "--dir", &other]);
+    let judged = |node: u64, certificate: &str, key: &str, ca: &str| {
+        let text = format!(
+            "node_id = {node}\ndata_dir = \"{0}/data\"\ntls_cert = \"{1}\"\ntls_key = \"{2}\"\n\
+             peer_tls_cert = \"{1}\"\npeer_tls_key = \"{2}\"\npeer_tls_ca = \"{3}\"\n",
+            dir.path().display(),
+            made.join(certificate).display(),
+            made.join(key).display(),
+            made.join(ca).display(),
+        );
+        fs::write(&config, text).expect("written");
+        doctor(&["--config", config.to_str().expect("a path")]).1
+    };
+    let well = judged(1, "node-1.crt", "node-1.key", "ca.crt");
+    assert_eq!(verdict(&well, "peer cert").0, "pass", "{well}");
+    assert_eq!(verdict(&well, "api cert").0, "pass", "{well}");
+    let soon = judged(2, "node-2.crt", "node-2.key", "ca.crt");
+    let (warned, found) = verdict(&soon, "peer cert");
+    assert!(warned == "warn" && found.contains("days"), "{found}");
+    for (node, certificate, key, ca, why) in [
+        (1, "node-1.crt", "node-2.key", "ca.crt", "its key"),
+        (1, "gone.crt", "node-1.key", "ca.crt", "gone.crt"),
+        (3, "node-1.crt", "node-1.key", "ca.crt", "it is of node 1"),
+        (1, "node-1.crt", "node-1.key", "../other/ca.crt", "peers refuse it"),
+        (1, "ca.crt", "ca.key", "ca.crt", "names no node"),
+    ] {
+        let findings = judged(node, certificate, key, ca);
+        let (failed, found) = verdict(&findings, "peer cert");
+        assert!(failed == "fail" && found.contains(why), "{why}: {findings}");
+    }
+    // Renewed for no days at all, it is over by now.
+    pki(&["node", "1", "--dir", place, "--days", "0"]);
+    eventually("it is over", || {
+        let (failed, found) =
+            verdict(&judged(1, "node-1.crt", "node-1.key", "ca.crt"), "peer cert");
+        (failed == "fail" && found.contains("is over")).then_some(())
+    });
+}

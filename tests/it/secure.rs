@@ -4,12 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::{Cluster, eventually, free_ports};
+
+const DAY: i64 = 86_400;
 
 /// The command line with these arguments, and what it printed; an error is what it said.
 fn oarlock(arguments: &[&str]) -> Result<String, String> {
@@ -164,8 +166,17 @@ fn f90_certificates_are_asked_for_and_rotated_while_locks_are_held() {
     }
 }
 
+/// From when to when, in seconds from now, something is good.
+fn in_seconds(params: &mut CertificateParams, good: std::ops::Range<i64>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let at = |seconds: i64| {
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.saturating_add_signed(seconds))
+    };
+    (params.not_before, params.not_after) = (at(good.start), at(good.end));
+}
+
 /// Another authority that calls itself the same, and what it signs.
-fn foreign(pki: &Pki, days: std::ops::Range<i64>, own: bool, name: &str, file: &str) {
+fn foreign(pki: &Pki, seconds: std::ops::Range<i64>, own: bool, name: &str, file: &str) {
     let key = KeyPair::generate().expect("a key");
     let mut authority = CertificateParams::default();
     authority.distinguished_name.push(rcgen::DnType::CommonName, "oarlock test");
@@ -176,13 +187,12 @@ fn foreign(pki: &Pki, days: std::ops::Range<i64>, own: bool, name: &str, file: &
     } else {
         KeyPair::generate().expect("a key")
     };
-    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let day = |days: i64| {
-        let seconds = now.saturating_add_signed(days * 86_400);
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
-    };
-    (params.not_before, params.not_after) = (day(days.start), day(days.end));
+    let mut params = CertificateParams::default();
+    params.subject_alt_names.push(match name.strip_prefix("oarlock:") {
+        Some(_) => SanType::URI(name.try_into().expect("a URI")),
+        None => SanType::DnsName(name.try_into().expect("a name")),
+    });
+    in_seconds(&mut params, seconds);
     let signed = params.signed_by(&key, &Issuer::new(authority, ca_key)).expect("signed");
     fs::write(pki.file(&format!("{file}.crt")), signed.pem()).expect("written");
     fs::write(pki.file(&format!("{file}.key")), key.serialize_pem()).expect("written");
@@ -193,10 +203,10 @@ fn f87_a_peer_with_a_bad_certificate_is_refused_with_the_reason_and_nothing_is_m
     let mut secured = Secured::start();
     secured.cluster.kill(3);
     let pki = &secured.pki;
-    foreign(pki, -9..9, false, "node-3.test.oarlock", "foreign");
-    foreign(pki, -9..-1, true, "node-3.test.oarlock", "expired");
-    foreign(pki, 1..9, true, "node-3.test.oarlock", "early");
-    foreign(pki, -9..9, true, "node-3.other.oarlock", "elsewhere");
+    foreign(pki, -9 * DAY..9 * DAY, false, "node-3.test.oarlock", "foreign");
+    foreign(pki, -9 * DAY..-DAY, true, "node-3.test.oarlock", "expired");
+    foreign(pki, DAY..9 * DAY, true, "node-3.test.oarlock", "early");
+    foreign(pki, -9 * DAY..9 * DAY, true, "node-3.other.oarlock", "elsewhere");
     for (certificate, why) in [
         ("foreign", "another authority"),
         ("expired", "its certificate is over"),
@@ -227,7 +237,7 @@ fn f89_a_client_of_another_authority_and_plain_text_are_refused_with_a_reason() 
     let mut secured = Secured::configured();
     (1..=3).for_each(|id| secured.cluster.restart(id));
     secured.wait_ready();
-    foreign(&secured.pki, -9..9, false, "somebody", "foreign");
+    foreign(&secured.pki, -9 * DAY..9 * DAY, false, "somebody", "foreign");
     let (crt, key) = (secured.pki.file("foreign.crt"), secured.pki.file("foreign.key"));
     let shown = ["--cert", crt.as_str(), "--key", key.as_str(), "--timeout", "3s"];
     assert!(secured.at(1, &shown[..4], &["inspect", "a"]).is_err());
@@ -239,4 +249,188 @@ fn f89_a_client_of_another_authority_and_plain_text_are_refused_with_a_reason() 
     assert!(told.is_err());
     let plain = oarlock(&["--endpoint", secured.cluster.api(1), "--timeout", "3s", "inspect", "a"]);
     assert!(plain.is_err());
+}
+
+#[test]
+fn f90_a_connection_ends_with_the_certificate_of_its_client() {
+    let secured = Secured::start();
+    let init = secured.insist(1, &[], &["tokens", "init"]);
+    let admin = secured.pki.file("admin.token");
+    fs::write(&admin, init["access_token"].as_str().expect("a secret")).expect("written");
+    let create = ["tokens", "create", "ci", "--certificate", "--right", "inspect"];
+    secured.insist(1, &["--token-file", &admin], &create);
+    // How long the handshake takes is not known: where a short life was too short, a longer one.
+    for life in [4, 16, 64] {
+        foreign(&secured.pki, -DAY..life, true, "oarlock:client/ci", "short");
+        let (crt, key) = (secured.pki.file("short.crt"), secured.pki.file("short.key"));
+        let endpoint = format!("https://{}", secured.cluster.api(1));
+        let ca = secured.pki.file("ca.crt");
+        let shown = ["--endpoint", &endpoint, "--ca", &ca, "--cert", &crt, "--key", &key];
+        // It goes on for as long as its certificate does; then nobody lets it in again.
+        let watched = oarlock(&[&shown[..], &["--timeout", "2s", "watch"]].concat());
+        assert!(watched.is_err(), "a watch does not end by itself");
+        if secured.cluster.log(1).contains("its connection ends") {
+            let again = oarlock(&[&shown[..], &["--timeout", "3s", "inspect", "a"]].concat());
+            assert!(again.is_err(), "{again:?}");
+            return secured.wait_log(1, "its certificate is over");
+        }
+    }
+    panic!("a stream outlived its certificate:\n{}", secured.cluster.log(1));
+}
+
+#[test]
+fn f90_a_connection_of_peers_ends_with_a_certificate_and_a_new_one_takes_its_place() {
+    let mut secured = Secured::start();
+    secured.cluster.kill(3);
+    secured.set(3, &secured.pki.settings("short"));
+    let ended = |cluster: &Cluster| {
+        (1..=2).any(|id| cluster.log(id).contains("ran out while it was connected"))
+    };
+    // How long a node takes to start and connect is not known: where a short life was too short, a
+    // longer one.
+    for life in [6, 18, 50] {
+        foreign(&secured.pki, -DAY..life, true, "node-3.test.oarlock", "short");
+        let over = Instant::now() + Duration::from_secs(life.unsigned_abs() + 4);
+        secured.cluster.restart(3);
+        eventually("its peers end the connections, or it was too late to make some", || {
+            (ended(&secured.cluster) || Instant::now() > over).then_some(())
+        });
+        if ended(&secured.cluster) {
+            break;
+        }
+        secured.cluster.kill(3);
+    }
+    assert!(ended(&secured.cluster), "connections outlived a certificate");
+    secured.wait_log(3, "this certificate runs out soon");
+    eventually("and take no other", || {
+        let over = "its certificate is over";
+        (1..=2).any(|id| secured.cluster.log(id).contains(over)).then_some(())
+    });
+    secured.wait_log(3, "this certificate is over");
+    // Put in place while it runs, the new one is taken.
+    for end in ["crt", "key"] {
+        let from = secured.pki.file(&format!("node-3.{end}"));
+        fs::copy(from, secured.pki.file(&format!("short.{end}"))).expect("copied");
+    }
+    secured.cluster.signal(3, "-HUP");
+    secured.wait_ready();
+}
+
+#[test]
+fn a_lost_administrator_gets_in_by_the_configuration_of_a_node_and_that_is_audited() {
+    let cluster = Cluster::configured(0, "");
+    let audit = cluster.dir.path().join("audit.log");
+    let path = cluster.config(2);
+    let text = fs::read_to_string(&path).expect("a config");
+    fs::write(&path, format!("audit_file = \"{}\"\n{text}", audit.display())).expect("written");
+    let mut cluster = cluster;
+    cluster.start_all();
+    let at = |id: u64, token: &str, command: &[&str]| {
+        let file = cluster.dir.path().join("token");
+        fs::write(&file, token).expect("written");
+        let file = file.display().to_string();
+        let target = ["--endpoint", cluster.api(id), "--token-file", &file, "--output", "json"];
+        oarlock(&[&target, command].concat())
+    };
+    drop(eventually("the first token, which is lost", || at(1, "", &["tokens", "init"]).ok()));
+    let made = Command::new(env!("CARGO_BIN_EXE_oarlock")).args(["tokens", "break-glass"]).output();
+    let made = made.expect("it runs");
+    let word = String::from_utf8(made.stdout).expect("a word");
+    let told = String::from_utf8(made.stderr).expect("a line");
+    let line = told.lines().find(|line| line.starts_with("break_glass_hash")).expect("a line");
+    eventually("the cluster is closed", || at(2, &word, &["tokens", "list"]).err());
+
+    let text = fs::read_to_string(&path).expect("a config");
+    fs::write(&path, format!("{line}\n{text}")).expect("written");
+    cluster.signal(2, "-HUP");
+    let create = ["tokens", "create", "admin-2", "--right", "admin"];
+    let fresh = eventually("the node lets it in", || at(2, &word, &create).ok());
+    let fresh: Value = serde_json::from_str(&fresh).expect("JSON");
+    let fresh = fresh["access_token"].as_str().expect("a secret");
+    assert!(at(1, &word, &["tokens", "list"]).is_err(), "that node has no such line");
+    eventually("the new token works", || at(1, fresh, &["tokens", "list"]).ok());
+    let log = cluster.log(2);
+    assert!(log.contains("BREAK-GLASS TOKEN OF THIS NODE WAS USED"), "{log}");
+    assert!(!log.contains(word.trim()), "no secret is in a log");
+    eventually("it is in the audit", || {
+        let lines = fs::read_to_string(&audit).ok()?;
+        (lines.contains("\"break-glass\"") && lines.contains("POST /v1/tokens")).then_some(())
+    });
+    oarlock(&["audit", "verify", &audit.display().to_string()]).expect("an unbroken chain");
+
+    fs::write(&path, text).expect("written");
+    cluster.signal(2, "-HUP");
+    eventually("without the line it is over", || at(2, &word, &["tokens", "list"]).err());
+}
+
+#[test]
+fn a_token_that_ran_out_opens_nothing_at_any_node_of_an_idle_cluster() {
+    let cluster = Cluster::start();
+    let at = |id: u64, token: &str, command: &[&str]| {
+        let file = cluster.dir.path().join(format!("token-{id}"));
+        fs::write(&file, token).expect("written");
+        let file = file.display().to_string();
+        let target = ["--endpoint", cluster.api(id), "--token-file", &file, "--output", "json"];
+        let made = oarlock(&[&target, command].concat())?;
+        serde_json::from_str::<Value>(&made).map_err(|error| format!("{error}: {made}"))
+    };
+    let secret = |made: &Value| made["access_token"].as_str().expect("a secret").to_owned();
+    let admin = eventually("a first token", || at(1, "", &["tokens", "init"]).ok());
+    let admin = secret(&admin);
+    let create = ["tokens", "create", "short", "--right", "inspect", "--ttl", "3s"];
+    let short = secret(&eventually("a short one", || at(1, &admin, &create).ok()));
+    // Stale reads, which each node answers by what it has applied. Nothing else is going on.
+    for id in 1..=3 {
+        eventually("it runs out", || {
+            at(id, &short, &["inspect", "a", "--stale"]).err().filter(|it| it.contains("expired"))
+        });
+    }
+}
+
+#[test]
+fn bench_and_prove_say_who_asks_and_speak_tls() {
+    let secured = Secured::start();
+    let init = secured.insist(1, &[], &["tokens", "init"]);
+    let admin = secured.pki.file("admin.token");
+    fs::write(&admin, init["access_token"].as_str().expect("a secret")).expect("written");
+    let endpoints: Vec<String> =
+        (1..=3).map(|id| format!("https://{}", secured.cluster.api(id))).collect();
+    let ca = secured.pki.file("ca.crt");
+    let endpoints = endpoints.join(",");
+    let target = ["--endpoint", &endpoints, "--ca", &ca, "--output", "json", "--timeout", "60s"];
+    let token = ["--token-file", admin.as_str()];
+    let bench = ["bench", "--operations", "40", "-c", "4"];
+    let refused = oarlock(&[&target[..], &bench].concat()).expect_err("nobody asks");
+    assert!(refused.contains("asks who you are"), "{refused}");
+    // Every node has heard of the token by then.
+    (1..=3).for_each(|id| drop(secured.insist(id, &token, &["tokens", "list"])));
+    let report = oarlock(&[&target[..], &token, &bench].concat()).expect("measured");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!((report["operations"].as_u64(), report["errors"].as_u64()), (Some(40), Some(0)));
+    let out = secured.cluster.dir.path().join("report").display().to_string();
+    let prove = ["prove", "--for", "2s", "--clients", "6", "--out", &out];
+    let judged = oarlock(&[&target[..], &token, &prove].concat()).expect("judged");
+    let judged: Value = serde_json::from_str(&judged).expect("JSON");
+    assert_eq!(judged["verdict"], "ok", "{judged}");
+}
+
+#[test]
+fn administration_may_have_a_listener_of_its_own() {
+    let mut cluster = Cluster::configured(0, "");
+    let admin = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let path = cluster.config(1);
+    let text = fs::read_to_string(&path).expect("a config");
+    fs::write(&path, format!("admin_address = \"{admin}\"\n{text}")).expect("written");
+    cluster.start_all();
+    let elsewhere = cluster.get(1, "/v1/tokens").expect("an answer");
+    assert_eq!((elsewhere.status, elsewhere.text("type")), (421, "other-listener".to_owned()));
+    assert_eq!(cluster.get(1, "/v1/locks").expect("an answer").status, 200);
+    let at = |endpoint: &str, command: &[&str]| {
+        oarlock(&[&["--endpoint", endpoint, "--output", "json"], command].concat())
+    };
+    let refused = at(cluster.api(1), &["tokens", "init"]).expect_err("not there");
+    assert!(refused.contains("admin_address"), "{refused}");
+    at(&admin, &["inspect", "a"]).expect("it serves everything");
+    at(&admin, &["tokens", "init"]).expect("the first token");
+    assert_eq!(cluster.get(1, "/metrics").expect("an answer").status, 421, "whoever asks");
 }

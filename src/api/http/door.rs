@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, HOST};
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, StatusCode};
 
 use super::error::Refusal;
 use super::listen::Peer;
@@ -67,6 +67,23 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Whether it is for those who run the cluster: what a listener of its own may serve alone.
+    pub(super) fn is_administration(self) -> bool {
+        matches!(self, Self::Metrics | Self::TokensInit)
+            || self.verbs(&Method::POST) == [Verb::Admin]
+    }
+}
+
+impl Refusal {
+    pub(super) fn other_listener() -> Self {
+        let detail = "administration and metrics have a listener of their own at this node: ask at the \
+                      admin_address of its configuration";
+        let (status, title) = (StatusCode::MISDIRECTED_REQUEST, "This listener is for clients");
+        Self::new(status, "other-listener", title, detail.to_owned())
+    }
+}
+
 /// Finds out who asks, and refuses who may not do such a thing at all.
 pub(super) fn enter<R: Replicator>(
     app: &mut App<R>,
@@ -78,7 +95,9 @@ pub(super) fn enter<R: Replicator>(
     }
     let verbs = route.verbs(request.method());
     let Some(first) = verbs.first() else { return Ok(()) };
-    app.caller = app.service.identify(shown(request)?)?;
+    app.caller = app
+        .service
+        .identify(shown(request)?, format_args!("{} {}", request.method(), route.pattern()))?;
     app.service.count_request(&app.caller, app.clock.time())?;
     let may = |verb: &Verb| app.service.permit(&app.caller, *verb, Scope::Any);
     if verbs.iter().any(|verb| may(verb).is_ok()) { Ok(()) } else { Ok(may(first)?) }

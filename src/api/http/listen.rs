@@ -31,6 +31,7 @@ use super::sse;
 use crate::tls::explain::explain;
 use crate::tls::material::Material;
 use crate::tls::name::client_in;
+use crate::tls::validity::Validity;
 
 /// Bytes that the head of one request may have. The longest name, encoded, takes 1.5 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -40,6 +41,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const DEAD_PEER_MS: u32 = 10_000;
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a client is being answered when its certificate runs out may be said to its end.
+const CERTIFICATE_GRACE: Duration = Duration::from_secs(1);
 /// Told to a connection above the cap.
 const FULL: &str = r#"{"type":"overloaded","title":"This node is at a bound","status":503,"detail":"too many connections; ask another node","outcome":"not_done"}"#;
 
@@ -61,6 +64,10 @@ impl Default for Limits {
 /// Where a request came from; set on the calls that are audited.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Where it arrived; set on the call that is for the machine of the node alone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Here(pub(super) SocketAddr);
 
 /// The same without TLS.
 pub async fn serve(
@@ -95,7 +102,8 @@ pub async fn serve_over(
             Ok((stream, peer)) => match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => {
                     let (router, stopping) = (router.clone(), stopping.subscribe());
-                    let of = Of { peer, router, certificate: None };
+                    let here = stream.local_addr().ok();
+                    let of = Of { peer, router, certificate: None, validity: None, here };
                     connections.spawn(connection(stream, of, tls.clone(), stopping, slot));
                 }
                 Err(_full) => refuse(stream),
@@ -160,6 +168,10 @@ struct Of {
     peer: SocketAddr,
     router: Router,
     certificate: Option<Certificate>,
+    /// The connection ends with what its client showed.
+    validity: Option<Validity>,
+    /// This end of the connection.
+    here: Option<SocketAddr>,
 }
 
 async fn connection(
@@ -188,7 +200,12 @@ async fn connection(
             let chain = stream.get_ref().1.peer_certificates();
             let name = chain.and_then(|chain| client_in(chain.first()?));
             let certificate = name.map(|name| Certificate(name.into()));
-            requests(stream, Of { certificate, ..of }, stopping).await;
+            let validity = chain.and_then(Validity::of_chain);
+            if chain.is_some() && validity.is_none() {
+                tracing::warn!(%peer, "a client's certificate does not say how long it is good");
+                return;
+            }
+            requests(stream, Of { certificate, validity, ..of }, stopping).await;
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             tracing::warn!(%peer, why = explain(&error), "a client was refused at the TLS handshake");
@@ -203,7 +220,7 @@ async fn requests<S>(stream: S, of: Of, mut stopping: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Of { peer, router, certificate } = of;
+    let Of { peer, router, certificate, validity, here } = of;
     let turns = Turns::default();
     let io = TokioIo::new(Patient::new(stream, turns.clone()));
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -211,6 +228,9 @@ where
         // Where an audited call comes from, or one that is for the machine of the node alone.
         if request.method() == Method::DELETE || request.uri().path() == door::INIT {
             request.extensions_mut().insert(Peer(peer));
+        }
+        if let Some(here) = here.filter(|_| request.uri().path() == door::INIT) {
+            request.extensions_mut().insert(Here(here));
         }
         if let Some(certificate) = &certificate {
             request.extensions_mut().insert(certificate.clone());
@@ -229,8 +249,21 @@ where
         .serve_connection(io, service);
     tokio::pin!(connection);
     let told_to_stop = async { stopping.wait_for(|stopping| *stopping).await.is_ok() };
+    let over = async {
+        match validity {
+            Some(validity) => validity.over().await,
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = over => {
+            tracing::info!(%peer, "a client's certificate ran out: its connection ends");
+            connection.as_mut().graceful_shutdown();
+            // What streams or waits does not end by itself.
+            let last = tokio::time::timeout(CERTIFICATE_GRACE, connection.as_mut()).await;
+            last.unwrap_or(Ok(()))
+        }
         _ = told_to_stop => {
             connection.as_mut().graceful_shutdown();
             connection.await

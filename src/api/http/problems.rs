@@ -31,6 +31,7 @@ pub(super) const PROBLEMS: &[(&str, u16)] = &[
     ("not-found", 404),
     ("not-ready", 503),
     ("not-transferred", 409),
+    ("other-listener", 421),
     ("overloaded", 503),
     ("permit-limit-differs", 409),
     ("queue-full", 429),

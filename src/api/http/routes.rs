@@ -1,5 +1,6 @@
 //! Paths and methods. Every answer passes here: counted by route, and told who leads.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -13,6 +14,7 @@ use super::error::Refusal;
 use super::{
     backup, door, hold, leases, locks, many, members, node, records, sessions, tokens, watch,
 };
+use crate::observe::neighbour;
 use crate::observe::stopwatch::Stopwatch;
 use crate::service::error::ServiceError;
 use crate::service::gate::Caller;
@@ -30,12 +32,24 @@ pub struct App<R: Replicator> {
     pub caller: Caller,
     /// What quotas are counted by.
     pub(super) clock: Stopwatch,
+    /// Whether administration and metrics are asked for at another listener.
+    is_for_clients: bool,
+    /// Whether a connection within this machine comes from a process of the node's own user.
+    pub(super) is_own: fn(SocketAddr, SocketAddr) -> bool,
 }
 
 impl<R: Replicator> App<R> {
     /// Asked by nobody yet.
     pub fn new(service: Arc<Service<R>>, metrics: MetricsPage) -> Self {
-        Self { service, metrics, caller: Caller::default(), clock: Stopwatch::start() }
+        let (caller, clock) = (Caller::default(), Stopwatch::start());
+        Self { service, metrics, caller, clock, is_for_clients: false, is_own: neighbour::is_own }
+    }
+
+    /// For a listener beside one for administration and metrics.
+    #[must_use]
+    pub fn for_clients(mut self) -> Self {
+        self.is_for_clients = true;
+        self
     }
 }
 
@@ -46,6 +60,8 @@ impl<R: Replicator> Clone for App<R> {
             metrics: Arc::clone(&self.metrics),
             caller: self.caller.clone(),
             clock: self.clock,
+            is_for_clients: self.is_for_clients,
+            is_own: self.is_own,
         }
     }
 }
@@ -234,7 +250,12 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
 
 async fn answer<R: Replicator>(mut app: App<R>, route: Route, request: Request) -> Response {
     let stopwatch = Stopwatch::start();
-    let answered = match door::enter(&mut app, route, &request) {
+    let entered = if app.is_for_clients && route.is_administration() {
+        Err(Refusal::other_listener())
+    } else {
+        door::enter(&mut app, route, &request)
+    };
+    let answered = match entered {
         Ok(()) => dispatch(&app, route, request).await,
         Err(refusal) => Err(refusal),
     };

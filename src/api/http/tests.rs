@@ -62,6 +62,9 @@ impl Answer {
     }
 }
 
+/// Connections from there are of another user than the node's.
+const PORT_OF_A_PROXY: u16 = 8080;
+
 impl Node {
     fn new() -> Self {
         Self::with(Options::default())
@@ -81,7 +84,9 @@ impl Node {
         let expiring = Arc::clone(&service);
         tokio::spawn(async move { expiring.expire().await });
         let page = Arc::new(move |state: &_| metrics.render(state));
-        let router = router(App::new(Arc::clone(&service), page));
+        let mut app = App::new(Arc::clone(&service), page);
+        app.is_own = |from, _| from.port() != PORT_OF_A_PROXY;
+        let router = router(app);
         Self { solo, service, router }
     }
 

@@ -12,7 +12,7 @@ use oarlock_client::wire::{
 use super::body::{self, answer as json};
 use super::door;
 use super::error::Refusal;
-use super::listen::Peer;
+use super::listen::{Here, Peer};
 use super::query::Parameters;
 use super::routes::{App, Route};
 use crate::auth::credential::{self, Credential, Proof, Quotas, RIGHTS_MAX};
@@ -44,7 +44,7 @@ fn list<R: Replicator>(app: &App<R>, parts: &Parts) -> Result<Response, Refusal>
 }
 
 fn info(credential: &Credential, expires_in_ms: Option<u64>) -> AccessTokenInfo {
-    let Quotas { requests_per_second, waiting, streams } = credential.quotas;
+    let Quotas { requests_per_second, waiting, streams, locks, sessions } = credential.quotas;
     AccessTokenInfo {
         token_id: credential.id.clone(),
         name: credential.name.clone(),
@@ -54,6 +54,8 @@ fn info(credential: &Credential, expires_in_ms: Option<u64>) -> AccessTokenInfo 
         requests_per_second,
         waiting,
         streams,
+        locks,
+        sessions,
     }
 }
 
@@ -73,6 +75,8 @@ async fn create<R: Replicator>(
         requests_per_second: request.requests_per_second,
         waiting: request.waiting,
         streams: request.streams,
+        locks: request.locks,
+        sessions: request.sessions,
     };
     if quotas.requests_per_second.is_some_and(|it| it == 0 || it > 1_000_000) {
         return Err(Refusal::bad_request("`requests_per_second` is 1 to 1000000"));
@@ -96,9 +100,24 @@ async fn init<R: Replicator>(app: &App<R>, parts: &Parts, body: Body) -> Result<
              the loopback address of its API as --endpoint",
         ));
     }
+    if !sits_here(app, parts).await {
+        return Err(Refusal::not_here(
+            "the first token is made by the user that this node runs as, or by root: run `oarlock \
+             tokens init` as one of them; a proxy cannot ask for it",
+        ));
+    }
     let FirstTokenRequest { name } = body::json(body).await?;
     let (rights, quotas) = (Right::all(), Quotas::default());
     make(app, Wanted { name, certificate: false, rights, ttl_ms: None, quotas }, true).await
+}
+
+/// Whether the process that asks is one of the user that may read the files of this node anyway. What
+/// a proxy passes on carries its own name, and looks as local as it likes.
+async fn sits_here<R: Replicator>(app: &App<R>, parts: &Parts) -> bool {
+    let ends = parts.extensions.get::<Peer>().zip(parts.extensions.get::<Here>());
+    let Some((Peer(from), Here(at))) = ends.map(|(from, at)| (*from, *at)) else { return false };
+    let is_own = app.is_own;
+    tokio::task::spawn_blocking(move || is_own(from, at)).await.unwrap_or(false)
 }
 
 async fn make<R: Replicator>(

@@ -6,7 +6,6 @@ use std::time::Duration;
 use oarlock_client::wire::Cluster;
 
 use super::{Finding, fail, pass, warn};
-use crate::bench::metrics_page;
 use crate::cli::locks::Target;
 
 /// Of each question to a node; all nodes are asked at once.
@@ -64,7 +63,7 @@ async fn ask(target: &Target, addresses: Vec<String>) -> Vec<Asked> {
             tokio::spawn(async move {
                 let cluster = client.cluster().await.ok();
                 let page = match &cluster {
-                    Some(_) => metrics_page(&address, NODE_DEADLINE).await,
+                    Some(_) => client.metrics().await.ok(),
                     None => None,
                 };
                 Asked { address, cluster, build: page.as_deref().and_then(build) }
@@ -209,7 +208,8 @@ fn builds(asked: &[Asked]) -> Finding {
         _ if silent => warn(
             "builds",
             list,
-            "a node does not tell what it is: upgrade it, unless it speaks TLS",
+            "a node does not tell what it is: give the token the right inspect, ask where its metrics are \
+             (admin_address), or upgrade it",
         ),
         1 => pass("builds", list),
         _ => warn(

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Finding, fail, pass, warn};
+use super::{Finding, certificates, fail, pass, warn};
 use crate::config::Config;
 
 /// A disk that does not answer within this time is not one for a log.
@@ -56,6 +56,8 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
     findings.push(open_files(Some(&config)));
     findings.push(clocks().await);
     findings.push(protection(&config));
+    findings.push(access(&config));
+    findings.extend(certificates::examine(&config));
     findings.push(peers(&config).await);
     findings
 }
@@ -264,23 +266,43 @@ fn compare(monotonic: Duration, raw: Duration, boot: Duration) -> Finding {
     }
 }
 
-/// Who protects the listeners. The place for certificates: their names and their last day.
+/// Whether those who reach the node are asked who they are.
+fn access(config: &Config) -> Finding {
+    let peers_clear = config.peer_tls_cert.is_empty() && !Config::is_loopback(&config.peer_address);
+    if config.is_open_to_anybody() {
+        fail(
+            "access",
+            format!("{} is open to other machines and asks nobody", config.api_address),
+            "set auth_required = true on all nodes, restart them, and run `oarlock tokens init` on one \
+             of them; clients then bring a token or a certificate",
+        )
+    } else if config.auth_required && peers_clear {
+        warn(
+            "access",
+            format!("tokens are asked for, and {} takes anybody for a node", config.peer_address),
+            "set peer_tls_cert, its key and peer_tls_ca on all nodes (`oarlock pki` makes them)",
+        )
+    } else if config.auth_required {
+        pass("access", "everybody is asked who they are")
+    } else {
+        pass("access", "only this machine reaches the API; tokens close it once there are some")
+    }
+}
+
+/// Who protects the listeners.
 fn protection(config: &Config) -> Finding {
     let clear = |encrypted: bool, name: &'static str| (!encrypted).then_some(name);
     let clients = clear(!config.tls_cert.is_empty(), "clients");
     let peers = clear(!config.peer_tls_cert.is_empty(), "peers");
     let clear: Vec<&str> = clients.into_iter().chain(peers).collect();
-    let asked = if config.auth_required { "everybody is asked" } else { "only tokens close it" };
     match clear.join(" and ") {
-        clear if clear.is_empty() => {
-            pass("protection", format!("all that is said is encrypted; {asked}"))
-        }
+        clear if clear.is_empty() => pass("protection", "all that is said is encrypted"),
         clear if config.insecure_bind => warn(
             "protection",
-            format!("insecure_bind is set, and {clear} speak in clear; {asked}"),
+            format!("insecure_bind is set, and {clear} speak in clear"),
             "let only a private network reach their ports, or give them certificates (`oarlock pki`)",
         ),
-        clear => pass("protection", format!("{clear} speak in clear, on loopback alone; {asked}")),
+        clear => pass("protection", format!("{clear} speak in clear, on loopback alone")),
     }
 }
 
@@ -334,6 +356,20 @@ mod tests {
         assert_eq!(judged(&[ms(1), ms(2), ms(3)]), Verdict::Pass);
         assert_eq!(judged(&[ms(1), ms(2), ms(150)]), Verdict::Warn);
         assert_eq!(judged(&[ms(1), ms(600), ms(700)]), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_wide_api_that_asks_nobody_fails_and_peers_in_clear_are_warned_of() {
+        let judged = |text: &str| access(&Config::parse(text, []).expect("valid"));
+        let wide = "api_address = \"0.0.0.0:7400\"\ntls_cert = \"a\"\ntls_key = \"b\"\n";
+        let open = judged(wide);
+        assert_eq!(open.verdict, Verdict::Fail, "{open:?}");
+        assert!(open.advice.is_some_and(|it| it.contains("auth_required")), "{open:?}");
+        assert_eq!(judged(&format!("{wide}auth_required = true")).verdict, Verdict::Pass);
+        assert_eq!(judged("").verdict, Verdict::Pass, "on loopback");
+        let peers = "auth_required = true\ninsecure_bind = true\ninsecure_peers = true\n\
+                     peer_address = \"0.0.0.0:7401\"";
+        assert_eq!(judged(peers).verdict, Verdict::Warn);
     }
 
     #[test]

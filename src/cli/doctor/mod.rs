@@ -3,6 +3,7 @@
 //! Changes nothing but a small file in the data directory, which it removes. Every check is bounded
 //! in time, so that a disk or a node that hangs is a finding and not a hanging doctor.
 
+mod certificates;
 mod cluster;
 mod machine;
 
@@ -18,7 +19,7 @@ use crate::cli::locks::Target;
 const EXAMPLES: &str = "\
 Without --config the cluster at the endpoints is examined: who answers, leader, quorum, members,
 versions. With --config this machine is, for a node of that configuration, whether it runs or not:
-configuration, disk, clocks, limits, peers.
+configuration, disk, clocks, limits, certificates, who is asked for an identity, peers.
 
 Every finding is `pass`, `warn` (it works, and something should be done) or `FAIL` (it does not work, or
 a promise is at stake), with what to do. Exit code 0 without a failure, 1 with one.

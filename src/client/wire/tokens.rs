@@ -27,6 +27,12 @@ pub struct AccessTokenRequest {
     /// Streams open at once, at each node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<u32>,
+    /// Locks held or waited for at once, in the whole cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<u32>,
+    /// Sessions open at once, in the whole cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u32>,
 }
 
 /// Body of `POST /v1/tokens/init`.
@@ -80,6 +86,10 @@ pub struct AccessTokenInfo {
     pub waiting: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u32>,
 }
 
 /// Answer of `DELETE /v1/tokens/{id}`.

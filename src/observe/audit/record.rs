@@ -56,6 +56,11 @@ impl Record {
         Self::new("stopped")
     }
 
+    /// The key of the node's configuration was used.
+    pub(super) fn break_glass(asked: &str) -> Self {
+        Self { actor: Some("break-glass".to_owned()), ..Self::new("break-glass").saying(asked) }
+    }
+
     /// These entries have no lines here, or not all of theirs.
     pub(super) fn gap(from: u64, to: u64) -> Self {
         Self::new("gap").saying(format!("entries {from} to {to} may lack lines"))

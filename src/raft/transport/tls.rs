@@ -5,15 +5,19 @@
 //!  connect: the certificate must be that of the node that is looked for
 //!  accept:  it must name a node of this cluster; `inbound` compares it with the hello
 //! ```
+//! A connection ends with the certificate of its other end; who has a new one by then connects anew.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -24,6 +28,7 @@ use crate::service::replicator::NodeId;
 use crate::tls::explain::explain;
 use crate::tls::material::Material;
 use crate::tls::name;
+use crate::tls::validity::Validity;
 
 /// A handshake takes a few round trips; who connects gives up by then.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
@@ -41,12 +46,43 @@ pub struct Secured {
     pub cluster_name: Arc<str>,
 }
 
-fn halves<S>(stream: S, certified: NodeId) -> Stream
+/// The connection is good for as long as the certificate of the other end.
+fn halves<S>(
+    stream: S,
+    chain: Option<&[CertificateDer<'_>]>,
+    certified: NodeId,
+) -> io::Result<Stream>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let validity = chain
+        .and_then(Validity::of_chain)
+        .ok_or_else(|| refused("its certificate does not say how long it is good".to_owned()))?;
     let (reader, writer) = tokio::io::split(stream);
-    Stream { reader: Box::new(reader), writer: Box::new(writer), certified: Some(certified) }
+    let reader = Bounded { reader, over: validity.over().boxed(), is_over: false };
+    Ok(Stream { reader: Box::new(reader), writer: Box::new(writer), certified: Some(certified) })
+}
+
+/// A reader that fails from some moment on, also while nothing comes; with it the connection ends.
+struct Bounded<R> {
+    reader: R,
+    over: BoxFuture<'static, ()>,
+    is_over: bool,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_over || self.over.as_mut().poll(context).is_ready() {
+            self.is_over = true;
+            let why = "the certificate of the other end ran out while it was connected";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
+        Pin::new(&mut self.reader).poll_read(context, buffer)
+    }
 }
 
 fn refused(why: String) -> io::Error {
@@ -67,7 +103,9 @@ impl Connector for Secured {
                 io::ErrorKind::InvalidData => refused(explain(&error)),
                 _ => error,
             };
-            Ok(halves(shaken.map_err(why)?, to))
+            let stream = shaken.map_err(why)?;
+            let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+            halves(stream, chain.as_deref(), to)
         }
         .boxed()
     }
@@ -128,8 +166,8 @@ impl SecuredListener {
 async fn shake(stream: TcpStream, secured: &Secured) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
     let stream = TlsAcceptor::from(secured.material.server()).accept(stream).await?;
-    let chain = stream.get_ref().1.peer_certificates();
-    let certificate = chain.and_then(<[_]>::first);
+    let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+    let certificate = chain.as_ref().and_then(|chain| chain.first());
     let node = certificate.and_then(|it| name::node_in(it, &secured.cluster_name));
     let node = node.ok_or_else(|| {
         refused(format!(
@@ -138,7 +176,7 @@ async fn shake(stream: TcpStream, secured: &Secured) -> io::Result<Stream> {
             secured.cluster_name
         ))
     })?;
-    Ok(halves(stream, node))
+    halves(stream, chain.as_deref(), node)
 }
 
 impl Acceptor for SecuredListener {

@@ -8,6 +8,7 @@ use oarlock_core::time::LeaseTime;
 use super::doubts::{Scripted, Upset};
 use super::*;
 use crate::auth::credential::{Quotas, RECORDS};
+use crate::auth::key::Key;
 use crate::auth::right::{Right, Scope, Verb};
 use crate::service::gate::{Caller, Shown};
 use crate::service::tokens::{TokensRefusal, Wanted};
@@ -28,7 +29,7 @@ async fn closed<R: Replicator>(service: &Service<R>, rights: &[&str]) -> (Caller
     let made = service.create_credential(&Caller::default(), first, true).await;
     let (_, key) = made.expect("an answer").expect("made");
     let word = key.expect("a key").word();
-    let admin = service.identify(Shown::Key(&word)).expect("known");
+    let admin = service.identify(Shown::Key(&word), format_args!("a test")).expect("known");
     let made = service.create_credential(&admin, wanted(rights, None), false).await;
     let (id, key) = made.expect("an answer").expect("made");
     (admin, id, key.expect("a key").word())
@@ -50,7 +51,7 @@ async fn a_leader_decides_again_what_a_follower_let_in() {
     let refused = by("0123456789abcdef", acquire(8, 0, None)).await;
     assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
 
-    let caller = pair.far.identify(Shown::Key(&word)).expect("known");
+    let caller = pair.far.identify(Shown::Key(&word), format_args!("a test")).expect("known");
     let revoked = pair.far.revoke_credential(&admin, &id).await;
     assert_eq!(revoked, Ok(Ok(true)));
     let refused = by(&id, Call::Propose(release(7))).await;
@@ -76,7 +77,8 @@ async fn what_is_forwarded_carries_the_name_of_its_caller() {
     }
     pair.follower.near.set_leadership(leads(2, 1));
     pair.near.keep_gate_now();
-    let caller = pair.near.identify(Shown::Key(&word)).expect("known there as well");
+    let caller =
+        pair.near.identify(Shown::Key(&word), format_args!("a test")).expect("known there as well");
     assert_eq!(caller.name(), "one");
     let call = acquire(7, 0, None);
     let deadline = deadline_of(&call);
@@ -93,10 +95,10 @@ async fn a_credential_ends_by_the_lease_clock_at_both_ends() {
     let made = service.create_credential(&admin, wanted(&["acquire"], Some(60_000)), false).await;
     let (id, key) = made.expect("an answer").expect("made");
     let word = key.expect("a key").word();
-    assert!(service.identify(Shown::Key(&word)).is_ok());
+    assert!(service.identify(Shown::Key(&word), format_args!("a test")).is_ok());
     assert!(solo.lease_now() < LeaseTime(60_000_000));
     sleep(Duration::from_secs(61)).await;
-    assert!(service.identify(Shown::Key(&word)).is_err());
+    assert!(service.identify(Shown::Key(&word), format_args!("a test")).is_err());
     let refused = service.call_of_peer(Some(id), acquire(7, 0, None)).await;
     assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
 }
@@ -107,7 +109,7 @@ async fn of_two_revocations_at_once_one_finds_the_last_administrator() {
     let (_replicator, service) = Scripted::new(vec![None, None, slow(), slow(), slow(), slow()]);
     let (admin, other, word) = closed(&service, &["admin"]).await;
     let first = service.credentials().into_iter().find(|(it, _)| it.id != other).expect("there").0;
-    let another = service.identify(Shown::Key(&word)).expect("known");
+    let another = service.identify(Shown::Key(&word), format_args!("a test")).expect("known");
     let (one, two) = tokio::join!(
         service.revoke_credential(&admin, &other),
         service.revoke_credential(&another, &first.id),
@@ -131,4 +133,63 @@ async fn a_leader_asks_again_who_calls() {
     solo.set_leadership(serves(3));
     let refused = call.await.expect("no panic");
     assert!(matches!(refused, Err(ServiceError::Unauthenticated(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_of_the_configuration_opens_when_no_other_does_and_every_use_is_told() {
+    let pair = follower_of(&[]);
+    let (_admin, _, _) = closed(&pair.far, &["inspect"]).await;
+    let spare = Key::new(1, 77);
+    let shown = spare.word();
+    let open = || pair.far.identify(Shown::Key(&shown), format_args!("GET /v1/tokens"));
+    assert!(open().is_err(), "it is configured nowhere");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&heard);
+    pair.far.on_break_glass(Box::new(move |asked| {
+        told.lock().unwrap_or_else(PoisonError::into_inner).push(asked.to_owned());
+    }));
+    assert!(pair.far.set_break_glass(Some(spare.hash())));
+    assert!(!pair.far.set_break_glass(Some(spare.hash())), "that is no change");
+    let caller = open().expect("no other way is left");
+    assert_eq!(caller.name(), "break-glass");
+    for verb in Verb::ALL {
+        pair.far.permit(&caller, verb, Scope::Any).expect("all rights");
+    }
+    let made = pair.far.create_credential(&caller, wanted(&["admin"], None), false).await;
+    assert!(matches!(made, Ok(Ok(_))), "{made:?}");
+    assert_eq!(*heard.lock().unwrap_or_else(PoisonError::into_inner), ["GET /v1/tokens"]);
+
+    // The leader takes the word of a member, but not for what only the cluster itself does.
+    let by = |call| pair.far.call_of_peer(Some("break-glass".to_owned()), call);
+    assert!(by(acquire(9, 0, None)).await.is_ok());
+    let refused = by(Call::Propose(Command::Advance)).await;
+    assert!(matches!(refused, Err(ServiceError::Forbidden(_))), "{refused:?}");
+
+    assert!(pair.far.set_break_glass(None));
+    assert!(open().is_err(), "and it is over with the setting");
+    assert!(pair.far.permit(&caller, Verb::Admin, Scope::Any).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_passes_in_the_log_of_an_idle_cluster_while_a_token_may_run_out() {
+    let (solo, service) = leader();
+    let (admin, _, _) = closed(&service, &["inspect"]).await;
+    sleep(Duration::from_mins(10)).await;
+    let applied = || solo.with_machine(Machine::now);
+    assert!(applied() < LeaseTime(60_000_000), "nothing runs out, and nothing is written");
+    let made =
+        |ttl_ms| service.create_credential(&admin, wanted(&["inspect"], Some(ttl_ms)), false);
+    let (_, key) = made(3_600_000).await.expect("an answer").expect("made");
+    let word = key.expect("a key").word();
+    let began = applied();
+    // What a change of leaders forgets is what passed since the last entry.
+    sleep(Duration::from_mins(30)).await;
+    assert!(applied() >= began.plus_ms(28 * 60_000), "{:?}", applied());
+    // And a follower knows no other time than that of the last entry.
+    sleep(Duration::from_millis(30 * 60_000 + 100)).await;
+    assert!(applied() >= began.plus_ms(3_600_000), "{:?}", applied());
+    assert!(service.identify(Shown::Key(&word), format_args!("a test")).is_err());
+    let over = applied();
+    sleep(Duration::from_mins(10)).await;
+    assert_eq!(applied(), over, "nothing is left to run out");
 }

@@ -203,3 +203,32 @@ async fn until(stream: &mut TcpStream, text: &str) {
     };
     timeout(PATIENCE, read).await.expect("the text in time");
 }
+
+/// All that comes before the connection ends.
+async fn everything(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let reading = timeout(PATIENCE, stream.read_to_end(&mut bytes));
+    let _may_be_reset = reading.await.expect("an end in time");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn f85_a_request_with_two_lengths_is_refused_and_nothing_after_it_is_read() {
+    let running = running(Limits::default()).await;
+    let hidden = "DELETE /v1/locks/a?all=true HTTP/1.1\r\nhost: x\r\n\r\n";
+    for lengths in [
+        "content-length: 2\r\ncontent-length: 60",
+        "content-length: 2, 60",
+        "content-length: +2",
+        "content-length: 2\r\ntransfer-encoding: identity",
+        "transfer-encoding: chunked, identity",
+        "transfer-encoding: xchunked",
+    ] {
+        let mut stream = running.connect().await;
+        let sent = format!("POST /v1/locks/a HTTP/1.1\r\nhost: x\r\n{lengths}\r\n\r\n{{}}{hidden}");
+        stream.write_all(sent.as_bytes()).await.expect("sent");
+        let heard = everything(stream).await;
+        assert!(heard.starts_with("HTTP/1.1 400 "), "{lengths}: {heard}");
+        assert_eq!(heard.matches("HTTP/1.1 ").count(), 1, "{lengths}: {heard}");
+    }
+}

@@ -143,6 +143,10 @@ fn problems(call: &Call) -> BTreeSet<&'static str> {
     if call.path.starts_with("/v1/") || call.path == "/metrics" {
         kinds.extend(["unauthenticated", "forbidden", "quota-exceeded"]);
     }
+    let administers = ["/v1/tokens", "/v1/members", "/v1/backup", "/v1/cluster/leader", "/metrics"];
+    if administers.iter().any(|path| call.path.starts_with(path)) {
+        kinds.insert("other-listener");
+    }
     if call.body != Body::None {
         kinds.extend(["body-timeout", "body-too-large"]);
     }

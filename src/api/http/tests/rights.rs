@@ -1,6 +1,7 @@
 //! Who may do what, over every call of this surface; and what becomes of those who may no longer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,9 +11,9 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower_service::Service as _;
 
-use super::Node;
-use crate::api::http::listen::Peer;
-use crate::api::http::routes::Route;
+use super::{Node, PORT_OF_A_PROXY};
+use crate::api::http::listen::{Here, Peer};
+use crate::api::http::routes::{App, Route, router};
 use crate::auth::right::Verb;
 use crate::service::Options;
 
@@ -119,7 +120,9 @@ impl Node {
             request = request.header("x-forwarded-for", "203.0.113.9");
         }
         let mut request = request.body(Body::from(r#"{"name":"root"}"#)).expect("a request");
-        request.extensions_mut().insert(Peer(from.parse::<SocketAddr>().expect("an address")));
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        request.extensions_mut().insert(Peer(address(from)));
+        request.extensions_mut().insert(Here(address("127.0.0.1:7400")));
         let Ok(response) = self.router.clone().call(request).await;
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
@@ -215,6 +218,10 @@ async fn the_first_token_is_made_at_the_machine_of_a_node_and_only_once() {
     {
         assert_eq!(node.init(from, passed_on).await.0, 403, "{from}");
     }
+    // A proxy on this machine that leaves no trace in what it passes on is known by its user.
+    let (status, refused) = node.init(&format!("127.0.0.1:{PORT_OF_A_PROXY}"), false).await;
+    assert_eq!(status, 403);
+    assert!(refused["detail"].as_str().is_some_and(|it| it.contains("a proxy")), "{refused}");
     // Nobody may lock the others out either.
     let body = json!({ "name": "me", "rights": ["admin"] });
     assert_eq!(node.ask("POST", "/v1/tokens", body, "x").await.0, 403);
@@ -230,6 +237,30 @@ async fn the_first_token_is_made_at_the_machine_of_a_node_and_only_once() {
     let last = format!("/v1/tokens/{}", first["token_id"].as_str().expect("an id"));
     let (status, refused) = node.ask("DELETE", &last, Value::Null, admin).await;
     assert_eq!((status, refused["type"].as_str()), (409, Some("last-admin")), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_for_clients_answers_no_administration_whoever_asks() {
+    let (node, admin) = Node::closed().await;
+    let app = App::new(Arc::clone(&node.service), Arc::new(|_: &_| String::new()));
+    let clients = Node { router: router(app.for_clients()), ..node };
+    let mut elsewhere = 0;
+    for (route, method) in calls() {
+        let (path, body) = example(route, &method);
+        for token in [None, Some(admin.as_str())] {
+            let status = clients.open(&method, &path, body, token).await.status().as_u16();
+            let what = format!("{method} {path}: {status}");
+            let verbs = route.verbs(&method);
+            let is_administration =
+                verbs.contains(&Verb::Admin) || matches!(route, Route::Metrics | Route::TokensInit);
+            assert_eq!(status == 421, is_administration, "{what}");
+            elsewhere += u32::from(status == 421);
+        }
+    }
+    assert!(elsewhere > 20, "only {elsewhere}");
+    let (_, refused) = clients.ask("GET", "/v1/tokens", Value::Null, &admin).await;
+    assert_eq!(refused["type"], "other-listener");
+    assert!(refused["detail"].as_str().is_some_and(|it| it.contains("admin_address")), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,6 +302,27 @@ async fn rights_hold_for_each_inner_operation() {
     let grant = format!("/v1/history?token={}", lease["token"]);
     assert_eq!(node.ask("GET", &grant, Value::Null, &one).await.0, 404);
     assert_eq!(node.ask("GET", &grant, Value::Null, &other).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_of_locks_and_sessions_is_told_readably() {
+    let (node, admin) = Node::closed().await;
+    let (one, _) = node.token(&admin, &["acquire"], json!({ "locks": 1, "sessions": 1 })).await;
+    let body = json!({ "owner": "me", "ttl_ms": 60000 });
+    assert_eq!(node.ask("POST", "/v1/locks/a", body.clone(), &one).await.0, 200);
+    assert_eq!(node.ask("POST", "/v1/sessions", body.clone(), &one).await.0, 200);
+    for (path, what) in [("/v1/locks/b", "1 locks"), ("/v1/sessions", "1 open sessions")] {
+        let (status, refused) = node.ask("POST", path, body.clone(), &one).await;
+        assert_eq!((status, refused["type"].as_str()), (429, Some("quota-exceeded")), "{refused}");
+        assert_eq!(
+            (refused["outcome"].as_str(), refused["limit"].as_u64()),
+            (Some("not_done"), Some(1))
+        );
+        assert!(refused["detail"].as_str().is_some_and(|it| it.contains(what)), "{refused}");
+    }
+    let (_, all) = node.ask("GET", "/v1/tokens", Value::Null, &admin).await;
+    let listed = all["tokens"].as_array().expect("a list");
+    assert!(listed.iter().any(|it| it["locks"] == 1 && it["sessions"] == 1), "{all}");
 }
 
 /// Everything that comes until the stream ends.

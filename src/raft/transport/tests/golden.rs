@@ -324,6 +324,18 @@ fn the_bytes_of_changes_of_the_credentials_are_fixed() {
         requests_per_second: Some(7),
         first: true,
     };
+    let bounded = TokensCall::CreateBounded {
+        id: "ab".to_owned(),
+        name: "n".to_owned(),
+        hash: None,
+        rights: Vec::new(),
+        ttl_ms: None,
+        waiting: None,
+        streams: None,
+        requests_per_second: Some(7),
+        locks: Some(9),
+        sessions: None,
+    };
     assert_golden(&[
         (
             create,
@@ -331,6 +343,7 @@ fn the_bytes_of_changes_of_the_credentials_are_fixed() {
              6d696e01fb2c010000010701",
         ),
         (TokensCall::Revoke { id: "ab".to_owned() }, "01026162"),
+        (bounded, "02026162016e00000000000107010900"),
     ]);
     assert_golden(&[
         (TokensReply::Created, "00"),

@@ -1,0 +1,134 @@
+//! The certificates of one configuration: whether a node could use them, and others would take them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+
+use super::{Finding, fail, pass, warn};
+use crate::config::Config;
+use crate::tls::material::{Callers, Files, Material, authority};
+use crate::tls::name;
+use crate::tls::validity::{Validity, now_s};
+
+/// So many days ahead the end is warned of.
+const WARN_DAYS: i64 = 30;
+const RENEW: &str = "renew it with `oarlock pki node` where the authority is, and put it in place: it is used \
+                     within seconds, without a restart";
+
+/// A finding for each certificate that is configured.
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    let api = (!config.tls_cert.is_empty()).then(|| {
+        let files = Files::of(&config.tls_cert, &config.tls_key, &config.tls_client_ca);
+        of("api cert", files, Callers::Known, &|leaf, _| named_as_advertised(config, leaf))
+    });
+    let peers = (!config.peer_tls_cert.is_empty()).then(|| {
+        let files = Files::of(&config.peer_tls_cert, &config.peer_tls_key, &config.peer_tls_ca);
+        let signed_by = files.authority.clone();
+        of("peer cert", files, Callers::Certified, &|leaf, between| {
+            named_as_node(config, leaf)?;
+            signed_by.as_deref().map_or(Ok(()), |path| signed(path, leaf, between))
+        })
+    });
+    api.into_iter().chain(peers).collect()
+}
+
+type Judge<'a> = &'a dyn Fn(&CertificateDer<'_>, &[CertificateDer<'_>]) -> Result<(), Finding>;
+
+fn of(check: &'static str, files: Files, callers: Callers, judge: Judge<'_>) -> Finding {
+    let path = files.certificate.display().to_string();
+    let material = match Material::read(files, callers, b"doctor") {
+        Ok(material) => material,
+        Err(error) => {
+            let advice = "certificate, key and authority must be readable by the service, in PEM, and \
+                          belong together";
+            return fail(check, error.0, advice);
+        }
+    };
+    let chain = material.chain();
+    let judged = chain.split_first().map_or(Ok(()), |(leaf, between)| judge(leaf, between));
+    let lasting = lasting(check, &path, material.validity(), now_s());
+    match judged {
+        // Over or not yet valid is said better here than by who checks the signature.
+        Err(finding) if lasting.verdict != super::Verdict::Fail => {
+            Finding { check, found: format!("{path}: {}", finding.found), ..finding }
+        }
+        Err(_) | Ok(()) => lasting,
+    }
+}
+
+/// How long it is good.
+fn lasting(check: &'static str, path: &str, validity: Validity, now_s: i64) -> Finding {
+    let days = validity.left_s(now_s).div_euclid(86_400);
+    if validity.left_s(now_s) <= 0 {
+        fail(check, format!("{path} is over since {} days", -1 - days), RENEW)
+    } else if validity.from_s > now_s {
+        let found = format!("{path} is not valid before another {} s", validity.from_s - now_s);
+        fail(
+            check,
+            found,
+            "set the clock of this machine, or the one that signed it; else renew it",
+        )
+    } else if days < WARN_DAYS {
+        warn(check, format!("{path} is over in {days} days"), RENEW)
+    } else {
+        pass(check, format!("{path} is good for {days} days"))
+    }
+}
+
+/// Whether peers would take it for this node.
+fn named_as_node(config: &Config, leaf: &CertificateDer<'_>) -> Result<(), Finding> {
+    let wanted = name::of_node(config.node_id, &config.cluster_name);
+    match name::node_in(leaf, &config.cluster_name) {
+        Some(id) if id == config.node_id => Ok(()),
+        Some(id) => Err(fail(
+            "",
+            format!("it is of node {id}, and peers look for {wanted}"),
+            "the file of another node was copied: give each node its own",
+        )),
+        None => Err(fail(
+            "",
+            format!("it names no node of this cluster; peers look for {wanted}"),
+            "is cluster_name right? `oarlock pki node` makes the right one",
+        )),
+    }
+}
+
+/// Whether clients would take it for the address at which they are told to come.
+fn named_as_advertised(config: &Config, leaf: &CertificateDer<'_>) -> Result<(), Finding> {
+    let listed = config.members.iter().find(|member| member.id == config.node_id);
+    let address = listed.map_or_else(|| config.advertised().1, |member| member.api_address.clone());
+    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let fits = webpki::EndEntityCert::try_from(leaf).ok().zip(ServerName::try_from(host).ok());
+    let fits =
+        fits.is_some_and(|(leaf, host)| leaf.verify_is_valid_for_subject_name(&host).is_ok());
+    if fits {
+        return Ok(());
+    }
+    Err(warn(
+        "",
+        format!("it is not for {host}, where clients are told to come"),
+        "make it anew with `oarlock pki node … --host` and every name that clients use",
+    ))
+}
+
+/// Whether peers with the same authority would take it now.
+fn signed(
+    path: &Path,
+    leaf: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+) -> Result<(), Finding> {
+    let advice = "sign the certificates of all nodes with one authority, and configure that on all";
+    let foreign = |why: &dyn std::fmt::Display| {
+        fail("", format!("peers refuse it: {why} ({})", path.display()), advice)
+    };
+    let text = std::fs::read(path).map_err(|error| foreign(&error))?;
+    let roots = authority(path, &text).map_err(|error| foreign(&error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+    let verifier = verifier.map_err(|error| foreign(&error))?;
+    let taken = verifier.verify_client_cert(leaf, between, UnixTime::now());
+    taken.map(drop).map_err(|error| foreign(&error))
+}
