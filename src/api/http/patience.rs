@@ -56,7 +56,7 @@ pub(super) struct Patient<S> {
     head_began: Option<u64>,
     awaits: Awaits,
     /// When patience ends; the timer rings then or earlier.
-    patient_until: Instant,
+    gives_up_at: Instant,
     read_timer: Pin<Box<Sleep>>,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
@@ -69,7 +69,7 @@ impl<S> Patient<S> {
             turns,
             head_began: None,
             awaits: Awaits::Nothing,
-            patient_until: read_timer.deadline(),
+            gives_up_at: read_timer.deadline(),
             read_timer,
             write_timer: None,
         }
@@ -85,9 +85,9 @@ impl<S> Patient<S> {
             (Awaits::Idle(turn), IDLE_TIMEOUT)
         };
         if awaits != self.awaits && awaits != Awaits::Nothing {
-            self.patient_until = sleep(patience).deadline();
-            if self.patient_until < self.read_timer.deadline() {
-                self.read_timer.as_mut().reset(self.patient_until);
+            self.gives_up_at = sleep(patience).deadline();
+            if self.gives_up_at < self.read_timer.deadline() {
+                self.read_timer.as_mut().reset(self.gives_up_at);
             }
         }
         self.awaits = awaits;
@@ -95,10 +95,10 @@ impl<S> Patient<S> {
             return Poll::Pending;
         }
         while self.read_timer.as_mut().poll(context).is_ready() {
-            if self.read_timer.deadline() >= self.patient_until {
+            if self.read_timer.deadline() >= self.gives_up_at {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            let until = self.patient_until;
+            let until = self.gives_up_at;
             self.read_timer.as_mut().reset(until);
         }
         Poll::Pending
