@@ -38,7 +38,7 @@ const TAKE_TURNS: u64 = 4;
 const KEEPERS: u64 = 4;
 const KEPT: u64 = 8;
 /// So long they hold without a renewal, which is many times the pause between two.
-const KEPT_TTL_MS: u64 = 5_000;
+const KEPT_TTL_MS: u64 = 20_000;
 const KEPT_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]

@@ -42,7 +42,8 @@ pub(super) struct Target {
     #[arg(long, env = "OARLOCK_KEY", value_name = "FILE", requires = "cert", global = true)]
     key: Option<PathBuf>,
     /// Send the token also to other machines over connections that nothing encrypts
-    #[arg(long, env = "OARLOCK_INSECURE", global = true)]
+    #[arg(long, env = "OARLOCK_INSECURE", global = true,
+          value_parser = clap::builder::FalseyValueParser::new())]
     insecure: bool,
     #[arg(skip)]
     identity: Identity,

@@ -22,15 +22,18 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// Connected at both ends. A socket that was closed shows user 0, whoever had it.
+const ESTABLISHED: &str = "01";
+
 /// The columns are: number, its own end, the other end, state, two queues, timer, retransmits, user.
 fn owner(table: &str, from: SocketAddr, at: SocketAddr) -> Option<u32> {
     table.lines().skip(1).find_map(|line| {
         let mut columns = line.split_ascii_whitespace().skip(1);
         let (own, other) = (end(columns.next()?)?, end(columns.next()?)?);
-        if (own, other) != (from, at) {
+        if (own, other) != (from, at) || columns.next()? != ESTABLISHED {
             return None;
         }
-        columns.nth(4)?.parse().ok()
+        columns.nth(3)?.parse().ok()
     })
 }
 
@@ -69,11 +72,12 @@ mod tests {
         };
         let (here, there) = (word("127.0.0.1"), word("10.0.0.2"));
         let mapped = format!("0000000000000000{:08X}", u32::from_ne_bytes([0, 0, 0xff, 0xff]));
-        let row = |own: &str, other: &str, user: u32| {
+        let row_in = |state: &str, own: &str, other: &str, user: u32| {
             format!(
-                "   1: {own} {other} 01 00000000:00000000 00:00000000 00000000  {user}  0 7 1\n"
+                "   1: {own} {other} {state} 00000000:00000000 00:00000000 00000000  {user}  0 7 1\n"
             )
         };
+        let row = |own: &str, other: &str, user: u32| row_in("01", own, other, user);
         let table = ["  sl  local_address rem_address\n".to_owned()]
             .into_iter()
             .chain([
@@ -81,6 +85,7 @@ mod tests {
                 row(&format!("{here}:9C40"), &format!("{there}:1CE8"), 8),
                 row(&format!("{here}:9C40"), &format!("{here}:1CE8"), 1_000),
                 row(&format!("{mapped}{here}:9C41"), &format!("{mapped}{here}:1CE8"), 1_001),
+                row_in("05", &format!("{here}:9C43"), &format!("{here}:1CE8"), ROOT),
             ])
             .collect::<String>();
         let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
@@ -88,6 +93,7 @@ mod tests {
         assert_eq!(owner(&table, at("127.0.0.1:40000"), node), Some(1_000));
         assert_eq!(owner(&table, at("127.0.0.1:40001"), node), Some(1_001), "over both families");
         assert_eq!(owner(&table, at("127.0.0.1:40002"), node), None);
+        assert_eq!(owner(&table, at("127.0.0.1:40003"), node), None, "its user closed it");
         assert_eq!(owner("sl\n x\n 1: a b\n 1: 7F:1 00:2\n", node, node), None);
     }
 

@@ -234,8 +234,9 @@ impl Batcher {
             Some(at) if inbox.open => at,
             Some(_) | None => return Err(ProposeError::NotLeader(None)),
         };
-        // A detach is bounded by the calls that wait here, and losing it would keep a dead waiter.
-        let bounded = !matches!(command, Command::Detach { .. });
+        // A detach is bounded by the calls that wait here, and losing it would keep a dead waiter. An
+        // advance is one at a time, and without it nothing makes room.
+        let bounded = !matches!(command, Command::Detach { .. } | Command::Advance);
         let full = inbox.items.len() >= QUEUED_COMMANDS_MAX
             || inbox.bytes.saturating_add(bytes) > QUEUED_BYTES_MAX;
         if bounded && full {

@@ -135,12 +135,17 @@ impl RaftReplicator {
         };
         let lease_clock = LeaseClock::new(parts.election_timeout_min);
         let level = {
-            let (metrics, peers) = (parts.raft.server_metrics(), Arc::clone(&parts.peers));
-            let node_id = parts.node_id;
+            let (raft, peers, node_id) = (parts.raft.clone(), parts.peers.clone(), parts.node_id);
             Box::new(move || {
-                let metrics = metrics.borrow_watched();
-                let members = metrics.membership_config.nodes().map(|(id, _)| *id);
-                peers.levels().to_write(members.filter(|id| *id != node_id))
+                peers.levels().to_write(|| {
+                    let here = transfer::heard_lately(&raft, leader_lease);
+                    let metrics = raft.server_metrics();
+                    let metrics = metrics.borrow_watched();
+                    let members = metrics.membership_config.nodes().map(|(id, _)| *id);
+                    let others = members.filter(|id| *id != node_id);
+                    let others = others.map(|id| here.contains(&id).then_some(id));
+                    others.collect::<Vec<_>>().into_iter()
+                })
             })
         };
         let (wall_ms, observe) = (parts.wall_ms, parts.observe_commit);
@@ -312,17 +317,6 @@ impl RaftReplicator {
             *known = now;
             changed
         });
-    }
-
-    /// Who acknowledged this leader within a leader lease.
-    fn heard_from(&self) -> Vec<NodeId> {
-        let data = self.raft.data_metrics();
-        let data = data.borrow_watched();
-        let heartbeat = data.heartbeat.iter().flatten();
-        let lately = heartbeat.filter(|(_, acked)| {
-            acked.as_ref().is_some_and(|at| clock::age_of(at.into_inner()) <= self.leader_lease)
-        });
-        lately.map(|(id, _)| *id).collect()
     }
 
     /// Time since a majority acknowledged this leader; `None` on a follower.

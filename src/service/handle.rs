@@ -70,6 +70,8 @@ pub struct Service<R: Replicator> {
     /// Whose turn it is to change the members.
     pub(super) members_turn: Semaphore,
     pub(super) tokens_turn: Semaphore,
+    /// Whose turn it is to have the log end what is due, for an answer that waits for that.
+    pub(super) advance_turn: Semaphore,
     pub(super) this: Weak<Self>,
 }
 
@@ -103,6 +105,7 @@ impl<R: Replicator> Service<R> {
             ids,
             members_turn: Semaphore::new(1),
             tokens_turn: Semaphore::new(1),
+            advance_turn: Semaphore::new(1),
             this: Weak::clone(this),
         })
     }

@@ -119,11 +119,13 @@ impl Ledger {
         }
     }
 
-    fn put(&self, whose: &str, things: &[Thing], now: LeaseTime) {
+    /// Notes what is there. What has no bound is not noted: nothing would ever look whether its end
+    /// was missed.
+    fn put(&self, credential: &Credential, things: &[Thing], now: LeaseTime) {
         self.any.store(true, Ordering::Release);
         let mut kept = self.kept();
-        for thing in things {
-            kept.put(whose, *thing, now);
+        for thing in things.iter().filter(|thing| limit(credential, **thing).is_some()) {
+            kept.put(&credential.id, *thing, now);
         }
     }
 
@@ -142,15 +144,20 @@ impl Ledger {
         now: LeaseTime,
     ) -> Result<(), ServiceError> {
         let Some(first) = things.first() else { return Ok(()) };
-        let (limit, what) = match first {
-            Thing::Lease(_) => (credential.quotas.locks, "locks held or waited for"),
-            Thing::Session(_) => (credential.quotas.sessions, "open sessions"),
+        let Some(limit) = limit(credential, *first) else { return Ok(()) };
+        let what = match first {
+            Thing::Lease(_) => "locks held or waited for",
+            Thing::Session(_) => "open sessions",
         };
         self.any.store(true, Ordering::Release);
         let mut kept = self.kept();
-        let more = u32::try_from(things.len()).unwrap_or(u32::MAX);
+        // A second try of the same call finds its own booking.
+        let booked =
+            |thing: &Thing| kept.things.get(thing).is_some_and(|it| it.whose == credential.id);
+        let more = things.iter().filter(|thing| !booked(thing)).count();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
         let count = *kept.count(&credential.id, *first);
-        if let Some(limit) = limit.filter(|limit| count.saturating_add(more) > *limit) {
+        if more > 0 && count.saturating_add(more) > limit {
             return Err(ServiceError::OverQuota { what: what.to_owned(), limit });
         }
         for thing in things {
@@ -191,7 +198,7 @@ impl<R: Replicator> Service<R> {
                 let reply = self.serve(call).await?;
                 if is_kept(&reply) {
                     let things = granted(&reply).unwrap_or_else(|| vec![thing]);
-                    self.ledger.put(&credential.id, &things, self.replicator.lease_now());
+                    self.ledger.put(&credential, &things, self.replicator.lease_now());
                 }
                 Ok(reply)
             }
@@ -232,7 +239,7 @@ impl<R: Replicator> Service<R> {
                 // Of a request that came before under other ids.
                 if let Some(granted) = granted(reply).filter(|granted| granted != things) {
                     self.ledger.strike(things);
-                    self.ledger.put(&credential.id, &granted, now);
+                    self.ledger.put(credential, &granted, now);
                 }
             }
             Ok(_) | Err(_) => self.ledger.strike(things),
@@ -278,6 +285,14 @@ impl<R: Replicator> Service<R> {
             Some(_) => Intent::Takes(things),
             None => Intent::Nothing,
         }
+    }
+}
+
+/// How many things of that kind the credential may have.
+fn limit(credential: &Credential, thing: Thing) -> Option<u32> {
+    match thing {
+        Thing::Lease(_) => credential.quotas.locks,
+        Thing::Session(_) => credential.quotas.sessions,
     }
 }
 

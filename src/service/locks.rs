@@ -216,8 +216,10 @@ impl<R: Replicator> Service<R> {
     }
 
     /// A grant whose deadline passed on its way here may have been renewed since; otherwise the log
-    /// is asked to end it before anybody is told so, because until then others see it held.
+    /// is asked to end it before anybody is told so, because until then others see it held. One after
+    /// the other asks: each advance may end what several wait for.
     async fn living(&self, grant: Grant) -> Result<Result<Grant, Ended>, ServiceError> {
+        let mut turn = None;
         loop {
             let now = self.replicator.lease_now();
             let lives = |grant: &Grant| grant.deadline.is_none_or(|at| at > now);
@@ -227,6 +229,10 @@ impl<R: Replicator> Service<R> {
             match self.replicator.with_machine(|machine| machine.lease(grant.lease_id)) {
                 LeaseView::Held(fresh) if lives(&fresh) => return Ok(Ok(fresh)),
                 LeaseView::Ended(ended) => return Ok(Err(ended)),
+                LeaseView::Held(_) if turn.is_none() => {
+                    let free = self.advance_turn.acquire().await;
+                    turn = Some(free.map_err(|_| ServiceError::ShuttingDown)?);
+                }
                 LeaseView::Held(_) => {
                     let ends = self.propose(Command::Advance).await;
                     ends.map_err(|error| in_doubt(&error))?;

@@ -45,14 +45,10 @@ impl Validity {
         Some(Self { from_s: seconds(from_tag, from)?, to_s: seconds(to_tag, to)? })
     }
 
-    /// In which all of a chain is good.
+    /// In which the first of a chain is good, whose owner it names. What comes after it need not be
+    /// on the way by which it was verified.
     pub fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
-        let mut all = chain.iter().map(Self::of);
-        let first = all.next()??;
-        all.try_fold(first, |one, next| {
-            let next = next?;
-            Some(Self { from_s: one.from_s.max(next.from_s), to_s: one.to_s.min(next.to_s) })
-        })
+        chain.first().and_then(Self::of)
     }
 
     /// Seconds until it is over; none or less when it is.

@@ -16,7 +16,13 @@ const DAY: i64 = 86_400;
 /// The command line with these arguments, and what it printed; an error is what it said.
 fn oarlock(arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oarlock"));
-    for name in ["OARLOCK_ACCESS_TOKEN", "OARLOCK_TOKEN_FILE", "OARLOCK_CA", "OARLOCK_ENDPOINTS"] {
+    for name in [
+        "OARLOCK_ACCESS_TOKEN",
+        "OARLOCK_TOKEN_FILE",
+        "OARLOCK_CA",
+        "OARLOCK_ENDPOINTS",
+        "OARLOCK_INSECURE",
+    ] {
         command.env_remove(name);
     }
     let output = command.args(arguments).output().expect("it runs");

@@ -267,7 +267,8 @@ fn the_policy_lets_in_the_nodes_their_clients_and_prometheus() {
         |label: &str, value: &str| json!({ "podSelector": { "matchLabels": { label: value } } });
     let mut prometheus = pods(APP, "prometheus");
     // Alone it would mean the namespace of the nodes, in which it hardly ever runs.
-    prometheus["namespaceSelector"] = json!({});
+    let monitoring = json!({ "matchLabels": { "kubernetes.io/metadata.name": "monitoring" } });
+    prometheus["namespaceSelector"] = monitoring;
     let expected = [
         (json!([pods(APP, "oarlock")]), vec!["peers", "api"]),
         (json!([pods("oarlock-client", "true")]), vec!["api"]),

@@ -169,3 +169,46 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// A request at 0, 40 and 80 s, silence for 74 s more, and one byte of a head.
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_outlives_its_timer_and_a_silent_one_does_not() {
+        let (mut client, server) = duplex(64);
+        let turns = Turns::default();
+        let mut server = Patient::new(server, turns.clone());
+        let reading = tokio::spawn(async move {
+            let mut byte = [0];
+            let mut read = 0;
+            loop {
+                match server.read(&mut byte).await {
+                    Ok(_) => read += 1,
+                    Err(error) => return (read, error.kind(), Instant::now()),
+                }
+                if read <= 3 {
+                    turns.next();
+                    turns.next();
+                }
+            }
+        });
+        let began = Instant::now();
+        for pause_s in [0, 40, 40, 74] {
+            advance(Duration::from_secs(pause_s)).await;
+            client.write_all(b"x").await.expect("somebody listens");
+            tokio::task::yield_now().await;
+        }
+        let (read, kind, at) = reading.await.expect("a reader");
+        assert_eq!((read, kind), (4, io::ErrorKind::TimedOut));
+        let (head_began, patient) = (Duration::from_secs(154), HEAD_TIMEOUT);
+        let gave_up = at - began;
+        assert!(
+            (head_began + patient..head_began + patient + IDLE_TIMEOUT / 10).contains(&gave_up)
+        );
+    }
+}

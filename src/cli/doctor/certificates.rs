@@ -62,7 +62,7 @@ fn of(check: &'static str, files: Files, callers: Callers, judge: Judge<'_>) -> 
 fn lasting(check: &'static str, path: &str, validity: Validity, now_s: i64) -> Finding {
     let days = validity.left_s(now_s).div_euclid(86_400);
     if validity.left_s(now_s) <= 0 {
-        fail(check, format!("{path} is over since {} days", -1 - days), RENEW)
+        fail(check, format!("{path} is over since {} days", (-1 - days).max(0)), RENEW)
     } else if validity.from_s > now_s {
         let found = format!("{path} is not valid before another {} s", validity.from_s - now_s);
         fail(

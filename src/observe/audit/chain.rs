@@ -87,6 +87,8 @@ struct Body<'a> {
 struct Read {
     line: u64,
     previous: String,
+    /// Lines of early builds name none; what follows is then that of another cluster.
+    #[serde(default)]
     cluster: String,
     index: u64,
     #[serde(default)]

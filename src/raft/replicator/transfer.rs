@@ -5,6 +5,8 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 
 use super::{RaftReplicator, leads_by};
+use crate::raft::clock;
+use crate::raft::types::RaftHandle;
 use crate::service::replicator::{
     Leadership, MemberStatus, NodeId, ProposeError, Replicator, Transfer,
 };
@@ -17,6 +19,11 @@ const TRANSFER_TIMEOUTS: u32 = 4;
 const TRANSFER_WAIT_MAX: Duration = Duration::from_secs(8);
 
 impl RaftReplicator {
+    /// Who acknowledged this leader within a leader lease.
+    pub(super) fn heard_from(&self) -> Vec<NodeId> {
+        heard_lately(&self.raft, self.leader_lease)
+    }
+
     pub(super) async fn transfer(&self, to: Option<NodeId>) -> Result<Transfer, ProposeError> {
         let members = self.members();
         let others = || members.iter().filter(|m| m.voter && m.id != self.node_id);
@@ -72,4 +79,15 @@ impl RaftReplicator {
             }
         }
     }
+}
+
+/// Who acknowledged this leader within that time.
+pub(super) fn heard_lately(raft: &RaftHandle, within: Duration) -> Vec<NodeId> {
+    let data = raft.data_metrics();
+    let data = data.borrow_watched();
+    let heartbeat = data.heartbeat.iter().flatten();
+    let lately = heartbeat.filter(|(_, acked)| {
+        acked.as_ref().is_some_and(|at| clock::age_of(at.into_inner()) <= within)
+    });
+    lately.map(|(id, _)| *id).collect()
 }

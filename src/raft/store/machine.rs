@@ -50,11 +50,22 @@ pub(crate) enum Job {
     Install { file: SnapshotFile, reply: oneshot::Sender<io::Result<()>> },
 }
 
+/// How changes come to the writer while others are busy.
+pub(crate) enum Handover {
+    /// It is not ready for any.
+    None,
+    /// Whoever applies next makes their rows.
+    Wanted,
+    /// They are made, and older than all jobs.
+    Made(Changes),
+}
+
 pub(crate) struct State {
     pub(crate) machine: Machine,
     pub(crate) position: Position,
-    /// Something was applied since the writer last took changes.
+    /// Something was applied since changes were last taken.
     pub(crate) dirty: bool,
+    pub(crate) handover: Handover,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) stop: bool,
     /// An apply failed half-way: nothing of it may reach the disk.
@@ -105,7 +116,8 @@ impl Shared {
     ) -> Arc<Self> {
         let applied = watch::Sender::new(position.last_applied);
         let jobs = VecDeque::new();
-        let state = State { machine, position, dirty: false, jobs, stop: false, broken: false };
+        let (handover, dirty, stop, broken) = (Handover::None, false, false, false);
+        let state = State { machine, position, dirty, handover, jobs, stop, broken };
         Arc::new(Self {
             state: Mutex::new(state),
             wake: Condvar::new(),
@@ -143,7 +155,10 @@ impl Shared {
         let mut state = self.lock();
         match apply_to(&mut state, entry) {
             Ok(applied) => {
-                if !state.dirty {
+                if matches!(state.handover, Handover::Wanted) {
+                    state.handover = Handover::Made(state.take_changes());
+                    self.wake.notify_all();
+                } else if !state.dirty {
                     state.dirty = true;
                     self.wake.notify_all();
                 }

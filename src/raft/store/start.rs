@@ -23,8 +23,9 @@ use crate::raft::types::LogId;
 
 /// Page cache of sled: enough for a million locks to be written without reading.
 pub const CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
-/// Changes of this long cost one batch; a restart replays at most about that much of the log. Shorter
-/// would write more often what soon changes again, longer would hold up apply while rows are made.
+/// Changes of this long cost one batch, of longer ones when the machine is busy; a restart replays as
+/// much of the log. Shorter would write more often what soon changes again, longer would hold up
+/// apply while rows are made.
 pub const BATCH_INTERVAL_DEFAULT: Duration = Duration::from_millis(200);
 
 /// Where the state lies and how it is kept.

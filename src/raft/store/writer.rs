@@ -13,7 +13,7 @@ use oarlock_core::image::{Row, RowKey};
 use oarlock_core::machine::Machine;
 
 use crate::raft::store::home::Home;
-use crate::raft::store::machine::{Job, Shared};
+use crate::raft::store::machine::{Handover, Job, Shared};
 use crate::raft::store::snapshot::SnapshotFile;
 use crate::raft::store::view::{Changes, Position, View, ViewError, ViewOptions};
 use crate::raft::types::SnapshotMeta;
@@ -24,11 +24,11 @@ const REPLACE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Attempts that fail for another reason than a full disk before the node gives up.
 const REPLACE_ATTEMPTS_MAX: u32 = 5;
 
-/// A batch that took long is followed by a pause of this many times as long, so that the view takes
-/// a third of a core at the most, and what changes again meanwhile is written once.
+/// A batch that took long is followed by a pause of this many times as long, so that the view leaves
+/// the disk and two thirds of a core to others, and what changes again meanwhile is written once.
 const PAUSE_PER_BATCH: u32 = 2;
-/// Longest such pause; also what a restart then has to replay.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Longest such pause: the more changes wait, the longer apply is held up while their rows are made.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Owns the view.
 pub(crate) struct Writer {
@@ -55,14 +55,20 @@ struct Gathered {
 
 /// How much less of a busy core this thread gets than those that answer callers; see `nice(2)`.
 /// Nobody waits for the view, and what waits for it longer is written in fewer batches.
+#[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
+
+/// How long the writer lets the next apply make the rows of what changed. Made here they would be
+/// made under the machine's lock by a thread that others are preferred to, and apply would wait.
+const HANDED_OVER_WITHIN: Duration = Duration::from_millis(20);
 
 impl Writer {
     /// Works until it is told to stop.
     pub(crate) fn run(mut self) {
         // On Linux that is this thread alone. Without it the view is only written more eagerly.
+        #[cfg(target_os = "linux")]
         if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-            tracing::debug!(%error, "make the view's writer yield to others");
+            tracing::warn!(%error, "the view's writer cannot yield to others");
         }
         let mut not_before = None;
         loop {
@@ -102,10 +108,15 @@ impl Writer {
 
     fn next(&self, not_before: Option<Instant>) -> Work {
         let mut state = self.shared.lock();
+        let mut asked_at = None;
         loop {
+            let handover = std::mem::replace(&mut state.handover, Handover::None);
             if state.broken {
                 state.jobs.clear();
                 return Work::Stop(None);
+            }
+            if let Handover::Made(changes) = handover {
+                return Work::Changes(changes);
             }
             if let Some(job) = state.jobs.pop_front() {
                 return Work::Job(job);
@@ -115,12 +126,18 @@ impl Writer {
             }
             let wait = not_before
                 .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-            if state.dirty && wait.is_zero() {
-                return Work::Changes(state.take_changes());
+            let mut pause = wait;
+            if wait.is_zero() {
+                let asked = asked_at.get_or_insert_with(Instant::now);
+                pause = HANDED_OVER_WITHIN.saturating_sub(asked.elapsed());
+                if state.dirty && pause.is_zero() {
+                    return Work::Changes(state.take_changes());
+                }
+                state.handover = Handover::Wanted;
             }
             let wake = &self.shared.wake;
             state = if state.dirty {
-                wake.wait_timeout(state, wait).unwrap_or_else(std::sync::PoisonError::into_inner).0
+                wake.wait_timeout(state, pause).unwrap_or_else(std::sync::PoisonError::into_inner).0
             } else {
                 wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
             };

@@ -1,8 +1,9 @@
 //! Which behaviour levels the builds of the members know, and which one the log has.
 //!
 //! Every hello and its answer say what the sender's build knows at most. A leader writes an entry at
-//! a level only when every member, learners too, has announced that it knows it; a member that was
-//! not heard since this process started holds the level where it is. It never falls: what is in the
+//! a level only when every member, learners too, is there and has announced that it knows it; one that
+//! is away, or was not heard since this process started, holds the level where it is: it may come
+//! back with an older build. It never falls: what is in the
 //! log at a level must be applied by whoever comes later. A build that does not know the level of
 //! the log is refused with the reason; should it apply such an entry nevertheless, it halts.
 
@@ -70,14 +71,15 @@ impl Levels {
         ))
     }
 
-    /// What a leader may write for these other members.
-    pub fn to_write(&self, mut others: impl Iterator<Item = NodeId>) -> u16 {
+    /// What a leader may write for these other members; `None` is one that it does not hear now.
+    /// They are asked for only where this build knows more than the log has.
+    pub fn to_write<M: Iterator<Item = Option<NodeId>>>(&self, others: impl FnOnce() -> M) -> u16 {
         let (own, in_use) = (self.own(), self.in_use.load(Ordering::Acquire));
         if own <= in_use {
             return in_use;
         }
         let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
-        let lowest = others.try_fold(own, |lowest, id| Some(lowest.min(*announced.get(&id)?)));
+        let lowest = others().try_fold(own, |lowest, id| Some(lowest.min(*announced.get(&id?)?)));
         lowest.map_or(in_use, |lowest| lowest.max(in_use))
     }
 }
@@ -98,16 +100,18 @@ mod tests {
 
     #[test]
     fn the_level_rises_only_when_every_member_has_announced_it() {
-        let written = |levels: &Levels| levels.to_write([2, 3].into_iter());
+        let written = |levels: &Levels| levels.to_write(|| [Some(2), Some(3)].into_iter());
         assert_eq!(written(&of_three(3, Some(3))), 3);
+        let without_3 = of_three(3, Some(3)).to_write(|| [Some(2), None].into_iter());
+        assert_eq!(without_3, 1, "who is away may come back with an older build");
         assert_eq!(written(&of_three(3, Some(2))), 2, "no further than the oldest");
         assert_eq!(written(&of_three(3, None)), 1, "one was not heard yet");
         assert_eq!(written(&of_three(9, Some(9))), 3, "no further than this build");
         let alone = Levels::default();
         alone.pretend(2);
-        assert_eq!(alone.to_write(std::iter::empty()), 2);
+        assert_eq!(alone.to_write(std::iter::empty), 2);
         // Of who is no member nothing is asked.
-        assert_eq!(of_three(3, Some(1)).to_write([2].into_iter()), 3);
+        assert_eq!(of_three(3, Some(1)).to_write(|| [Some(2)].into_iter()), 3);
         let again = of_three(3, Some(3));
         again.announced(3, 1);
         assert_eq!(written(&again), 1, "it came back with an older build in time");
@@ -119,11 +123,11 @@ mod tests {
         levels.applied(3);
         levels.applied(2);
         levels.announced(3, 1);
-        assert_eq!(levels.to_write([2, 3].into_iter()), 3);
+        assert_eq!(levels.to_write(|| [Some(2), None].into_iter()), 3);
         assert_eq!(levels.check("node 2", 3), Ok(()));
         let why = levels.check("node 3", 1).expect_err("it is too old");
         assert!(why.contains("up to 1") && why.contains("has level 3"), "{why}");
         levels.forget(&[2].into());
-        assert_eq!(levels.to_write([2].into_iter()), 3, "what is in the log stays");
+        assert_eq!(levels.to_write(|| [Some(2)].into_iter()), 3, "what is in the log stays");
     }
 }

@@ -151,6 +151,7 @@ impl Local {
             return Err(format!("node {} answers there instead of node {to}", welcome.node_id));
         }
         self.same_cluster(welcome.cluster_id, to, (welcome.instance_id, expected), purpose)?;
+        self.levels.check(&format!("node {to}"), welcome.level)?;
         self.marks.check(to, welcome.mark)?;
         self.heard_level(to, welcome.level, purpose);
         Ok(())

@@ -107,3 +107,14 @@ async fn a_refused_lock_does_not_count_and_a_new_leader_learns_by_renewals() {
     sleep(Duration::from_secs(11)).await;
     assert!(by(take(4, None)).await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_second_try_finds_its_own_booking() {
+    let (_solo, service) = leader();
+    let one = credential(&service, bounded(None, Some(1))).await;
+    let by = async |call| service.call_of_peer(Some(one.clone()), call).await;
+    assert!(by(open(1)).await.is_ok());
+    let again = by(open(1)).await;
+    assert!(again.is_ok(), "{again:?}");
+    assert!(is_over(&by(open(2)).await));
+}

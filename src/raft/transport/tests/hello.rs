@@ -157,16 +157,17 @@ async fn the_one_who_connects_checks_who_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address").to_string();
     let answers = [
-        (Some(CLUSTER), 3, 103, "node 3 answers there instead of node 2"),
-        (Some(8), 2, 102, "node 2 belongs to another cluster"),
-        (None, 2, 0, "node 2 is not part of a cluster yet"),
-        (Some(CLUSTER), 2, 999, "node 2 was formed with another disk"),
+        (Some(CLUSTER), 3, 103, LEVEL, "node 3 answers there instead of node 2"),
+        (Some(8), 2, 102, LEVEL, "node 2 belongs to another cluster"),
+        (None, 2, 0, LEVEL, "node 2 is not part of a cluster yet"),
+        (Some(CLUSTER), 2, 999, LEVEL, "node 2 was formed with another disk"),
+        (Some(CLUSTER), 2, 102, LEVEL - 1, "node 2 knows behaviour levels up to 0"),
     ];
     let serving = tokio::spawn(async move {
-        for (cluster_id, node_id, instance_id, _) in answers {
+        for (cluster_id, node_id, instance_id, level, _) in answers {
             let (mut stream, _) = listener.accept().await.expect("accept");
             let reply: HelloReply =
-                Ok(Welcome { cluster_id, node_id, instance_id, mark: None, level: LEVEL });
+                Ok(Welcome { cluster_id, node_id, instance_id, mark: None, level });
             stream.write_all(&wire::frame(KIND_WELCOME, 0, &reply)).await.expect("write");
         }
     });
