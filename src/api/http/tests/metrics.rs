@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Node;
+use crate::observe::metrics::Metrics;
 
 /// The value of one series.
 fn value(page: &str, series: &str) -> f64 {
@@ -50,4 +51,13 @@ async fn metrics_count_grants_refusals_waits_holds_and_how_leases_ended() {
     ] {
         near(&page, series, expected);
     }
+}
+
+/// Only a node with certificates has this family; an alert asks for it by this name.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_certificate_is_shown_by_its_listener() {
+    let (node, metrics) = (Node::new(), Metrics::new());
+    metrics.certificate("clients", 86_400);
+    let page = metrics.render(&node.service.node_state());
+    near(&page, r#"oarlock_certificate_left_seconds{of="clients"}"#, 86_400.0);
 }
