@@ -131,8 +131,8 @@ pub(crate) struct Batcher {
 
 impl Batcher {
     /// `counts_until` tells until when the leader's last quorum acknowledgement is good, `level` what
-    /// all members know, `wall_ms` dates entries for display, and `observe` hears the commit latency and the number of commands
-    /// of each entry.
+    /// all members know, `wall_ms` dates entries for display, and `observe` hears the commit latency
+    /// and the number of commands of each entry.
     pub(crate) fn new(
         clock: LeaseClock,
         counts_until: Box<dyn Fn() -> Instant + Send + Sync>,

@@ -1,6 +1,6 @@
 //! Lets time pass in the log: proposes `Advance` when something falls due (P4), and at least every
-//! second while anything is pending; every minute while a token has an expiry. One task, on every node; it works only while its node serves
-//! as leader, and sleeps otherwise.
+//! second while anything is pending; every minute while a token has an expiry. One task, on every
+//! node; it works only while its node serves as leader, and sleeps otherwise.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
