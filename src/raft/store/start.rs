@@ -74,9 +74,15 @@ pub fn open(
     let view_options =
         ViewOptions { cluster_id: options.cluster_id, cache_bytes: options.cache_bytes };
     let snapshot = snapshots.current();
+    let mut unfinished = None;
     let trusted = match home.current()? {
         Some(path) => match trust(&path, view_options, snapshot.as_ref(), log) {
             Ok(loaded) => Some(loaded),
+            Err(why) if why.is_unfinished => {
+                tracing::info!(%why, "the view is built anew");
+                unfinished = Some(path);
+                None
+            }
             Err(why) => {
                 home.set_aside(&path, &why.to_string())?;
                 None
@@ -89,6 +95,9 @@ pub fn open(
         Some(loaded) => loaded,
         None => rebuild(&home, view_options, snapshot.as_ref(), log)?,
     };
+    if let Some(path) = unfinished {
+        writer::remove_unused(&path);
+    }
     if rebuilt {
         tracing::warn!(from = ?position.last_applied, "the view was lost or refused; rebuilt");
     }

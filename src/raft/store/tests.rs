@@ -205,6 +205,66 @@ fn the_view_is_whole_at_every_batch_boundary() {
     }
 }
 
+/// The rows of an image and the position it stands at.
+fn all_rows(machine: &Machine, index: u64) -> Changes {
+    let rows = image(machine).into_iter().map(|(key, row)| (key, Some(row))).collect();
+    Changes { rows, position: Position { last_applied: Some(id(index)), ..Position::default() } }
+}
+
+#[test]
+fn a_write_of_very_many_rows_is_whole_or_refused() {
+    let dir = directory();
+    let path = dir.path().join("view");
+    let options = ViewOptions { cluster_id: CLUSTER, cache_bytes: 1 << 20 };
+    let mut machine = Machine::new();
+    for index in 1..=2_000 {
+        let mut entry = core_entry(index);
+        entry.commands.iter_mut().for_each(|(at, command)| {
+            *at = LeaseTime(1);
+            if let Command::Acquire(acquire) = command {
+                acquire.name = LockName::new(&format!("lock/{index}")).expect("a name");
+            }
+        });
+        entry.commands.truncate(1);
+        machine.apply(&entry).expect("a known level");
+    }
+    let changes = all_rows(&machine, 2_000);
+    assert!(changes.rows.len() > 4_000, "several parts");
+    let start = Position::default();
+    let mut view = View::build(&path, options, std::iter::empty(), &start).expect("build");
+    view.write(&changes).expect("write");
+    view.close();
+    let (view, found, position) = View::load(&path, options).expect("load");
+    assert_eq!(position, changes.position);
+    assert_eq!(image(&found), image(&machine));
+    view.leave_unfinished();
+    view.close();
+    let refused = View::load(&path, options).err().expect("an unfinished view");
+    assert!(refused.is_unfinished, "{refused}");
+}
+
+#[tokio::test]
+async fn a_view_whose_last_write_was_cut_off_is_rebuilt_and_not_kept_as_damaged() {
+    let dir = directory();
+    let mut node = open(dir.path(), 1, 120);
+    node.apply(1..=90).await;
+    node.snapshot().await;
+    node.apply(91..=120).await;
+    node.close();
+    let options = ViewOptions { cluster_id: CLUSTER, cache_bytes: 1 << 20 };
+    let (view, _, _) = View::load(&view_of(dir.path()), options).expect("load");
+    view.leave_unfinished();
+    view.close();
+    let mut node = open(dir.path(), 1, 120);
+    assert!(node.handle.was_rebuilt());
+    assert_eq!((node.applied(), node.image()), (Some(90), image(&model(90))));
+    assert!(names(&dir.path().join("state"), "state.bad-").is_empty());
+    node.apply(91..=120).await;
+    node.close();
+    let node = open(dir.path(), 1, 120);
+    assert_eq!((node.applied(), node.image()), (Some(120), image(&model(120))));
+}
+
 #[tokio::test]
 async fn a_deleted_view_is_rebuilt_from_the_snapshot() {
     let dir = directory();

@@ -354,7 +354,8 @@ pub(crate) fn build_from(
     Ok(view)
 }
 
-fn remove_unused(path: &std::path::Path) {
+/// Removes a view that `CURRENT` does not name; what is left of it goes at the next start.
+pub(crate) fn remove_unused(path: &std::path::Path) {
     if let Err(error) = std::fs::remove_dir_all(path)
         && error.kind() != io::ErrorKind::NotFound
     {
