@@ -19,9 +19,9 @@ const FILLING: usize = 6;
 const MIB: u64 = 1024 * 1024;
 
 /// Locks taken as fast as they can be, and what one of them may take in each node, the caches that
-/// fill meanwhile included. It was 8,000 bytes when the view wrote all of its changes at once.
+/// fill meanwhile included. It was 5,000 to 8,000 bytes when the view wrote all of its changes at once.
 const HELD: u64 = 40_000;
-const BYTES_PER_HELD_LOCK_MAX: u64 = 3_000;
+const BYTES_PER_HELD_LOCK_MAX: u64 = 3_600;
 
 #[derive(Debug, Clone, Copy)]
 struct Footprint {
