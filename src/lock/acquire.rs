@@ -326,7 +326,8 @@ impl Machine {
 
     /// Forgets the lock if there is nothing left to remember.
     pub(crate) fn forget_if_idle(&mut self, name: &LockName) {
-        if self.table.locks.get(name).is_some_and(Lock::is_idle) && !planted(Bug::IdleLocksAreKept)
+        if self.table.locks.get(name).is_some_and(|lock| lock.is_idle())
+            && !planted(Bug::IdleLocksAreKept)
         {
             if planted(Bug::TokenIsGivenBack) {
                 self.token_last = Token(self.token_last.0.saturating_sub(1));

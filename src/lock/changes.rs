@@ -47,6 +47,11 @@ impl Changes {
         }
     }
 
+    /// Keys that are marked.
+    pub(crate) fn len(&self) -> usize {
+        self.marks.len()
+    }
+
     /// The marked keys in key order; none are marked afterwards.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = RowKey> + use<> {
         core::mem::take(&mut self.marks).into_keys()

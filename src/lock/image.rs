@@ -139,6 +139,11 @@ impl Machine {
         changes
     }
 
+    /// How many rows the next [`Self::take_changes`] makes, but for the clock's.
+    pub fn changed_row_count(&self) -> usize {
+        self.changes.len()
+    }
+
     /// The whole state, in key order.
     pub fn rows(&self) -> impl Iterator<Item = (RowKey, Row)> {
         let chunks = |kind: LogKind| {
@@ -215,7 +220,7 @@ impl Machine {
         };
         let value = match key {
             RowKey::Meta => Some(RowValue::Meta(self.meta())),
-            RowKey::Lock(name) => self.table.locks.get(name).map(lock_row),
+            RowKey::Lock(name) => self.table.locks.get(name).map(|lock| lock_row(lock)),
             RowKey::Lease(id) => {
                 let lease = self.table.leases.get(id).cloned();
                 let kept =
@@ -321,7 +326,7 @@ impl Parts {
                 closed_until: row.closed_until,
                 ..Lock::default()
             };
-            machine.table.locks.insert(name, lock);
+            machine.table.locks.insert(name, Box::new(lock));
         }
         machine.restore_values(self.values)?;
         machine.history = restore_history(self.history)?;

@@ -147,7 +147,7 @@ impl Machine {
 
     /// One lock; a free one has no holders, no waiters and no revision.
     pub fn lock(&self, name: &LockName, holders_max: usize, waiters_max: usize) -> LockView {
-        let lock = self.table.locks.get(name);
+        let lock = self.table.locks.get(name).map(Box::as_ref);
         let value = lock.and_then(|lock| lock.value.clone());
         LockView { value, ..self.lock_view(name, lock, holders_max, waiters_max) }
     }
@@ -241,7 +241,7 @@ impl Machine {
     /// Whether the token belongs to a lease of this lock that is held at this instant; if not, the
     /// lock as it is. Says nothing about the next instant (P10).
     pub fn fence(&self, name: &LockName, token: Token) -> Result<Holder, Box<LockView>> {
-        let lock = self.table.locks.get(name);
+        let lock = self.table.locks.get(name).map(Box::as_ref);
         let holder = lock
             .and_then(|lock| lock.holders.get(token))
             .and_then(|lease_id| self.holder(lease_id));

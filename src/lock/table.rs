@@ -330,7 +330,8 @@ impl Lock {
 /// All locks and leases.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
-    pub(crate) locks: BTreeMap<LockName, Lock>,
+    /// Boxed: a node of the tree is rarely more than half full, and moves what it holds.
+    pub(crate) locks: BTreeMap<LockName, Box<Lock>>,
     pub(crate) leases: BTreeMap<LeaseId, Box<Lease>>,
     /// Waiters whose connection is not known to be gone, so that detaching all finds them.
     pub(crate) attached: BTreeSet<LeaseId>,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use oarlock_core::command::Entry;
 use oarlock_core::event::Event;
+use oarlock_core::image::{Row, RowKey};
 use oarlock_core::machine::{Applied, Machine};
 use oarlock_core::outcome::Outcome;
 use oarlock_core::planted::{Bug, planted};
@@ -35,6 +36,14 @@ use crate::service::observer::Told;
 /// Pause before a snapshot that found the disk full is tried again. Until it passes the log only
 /// grows, so the reserve must be released meanwhile.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// Rows that apply makes in one go, some milliseconds of work. On a busy machine seconds pass between
+/// two batches of the view, and all rows of that time at once would take as long as an election.
+const ROWS_MADE_AT_ONCE: usize = 2_048;
+
+/// Rows that are made and wait for the writer; when more change meanwhile they stay marks, which need
+/// less memory.
+const ROWS_MADE_EARLY_MAX: usize = 65_536;
 
 /// Hears events and outcomes of each applied entry, in log order, on every node. Must not block.
 pub type EventSink = Box<dyn Fn(Vec<Event>, &[Outcome]) + Send + Sync>;
@@ -63,6 +72,8 @@ pub(crate) enum Handover {
 pub(crate) struct State {
     pub(crate) machine: Machine,
     pub(crate) position: Position,
+    /// Rows that were made before somebody asked, older than those that are marked.
+    made_early: Vec<(RowKey, Option<Row>)>,
     /// Something was applied since changes were last taken.
     pub(crate) dirty: bool,
     pub(crate) handover: Handover,
@@ -76,7 +87,18 @@ impl State {
     /// What changed since the last call.
     pub(crate) fn take_changes(&mut self) -> Changes {
         self.dirty = false;
-        Changes { rows: self.machine.take_changes(), position: self.position.clone() }
+        let mut rows = std::mem::take(&mut self.made_early);
+        rows.extend(self.machine.take_changes());
+        Changes { rows, position: self.position.clone() }
+    }
+
+    /// Makes the rows of what changed once they are so many that all of them at once, when the writer
+    /// is ready, would hold up apply.
+    fn make_early(&mut self) {
+        let many = self.machine.changed_row_count() >= ROWS_MADE_AT_ONCE;
+        if many && self.made_early.len() < ROWS_MADE_EARLY_MAX {
+            self.made_early.extend(self.machine.take_changes());
+        }
     }
 
     /// Goes on from a snapshot. What waits to be cut is cut there: older changes would undo it.
@@ -86,6 +108,7 @@ impl State {
         }
         self.position = position.clone();
         self.dirty = false;
+        self.made_early.clear();
         for job in &mut self.jobs {
             if let Job::Snapshot { changes, .. } = job {
                 *changes = Changes { rows: Vec::new(), position: position.clone() };
@@ -117,7 +140,8 @@ impl Shared {
         let applied = watch::Sender::new(position.last_applied);
         let jobs = VecDeque::new();
         let (handover, dirty, stop, broken) = (Handover::None, false, false, false);
-        let state = State { machine, position, dirty, handover, jobs, stop, broken };
+        let made_early = Vec::new();
+        let state = State { machine, position, made_early, dirty, handover, jobs, stop, broken };
         Arc::new(Self {
             state: Mutex::new(state),
             wake: Condvar::new(),
@@ -158,9 +182,11 @@ impl Shared {
                 if matches!(state.handover, Handover::Wanted) {
                     state.handover = Handover::Made(state.take_changes());
                     self.wake.notify_all();
-                } else if !state.dirty {
-                    state.dirty = true;
-                    self.wake.notify_all();
+                } else {
+                    state.make_early();
+                    if !std::mem::replace(&mut state.dirty, true) {
+                        self.wake.notify_all();
+                    }
                 }
                 Ok(applied)
             }
@@ -427,5 +453,67 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf>, io::Error> {
         Ok(self.shared.snapshots.current().map(as_snapshot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use oarlock_core::command::{Command, LEVEL, OpenSession};
+    use oarlock_core::ids::{Metadata, Owner, SessionId};
+    use oarlock_core::time::Ttl;
+    use openraft::entry::RaftEntry;
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+    use crate::raft::types::{CommittedLeaderId, Proposal};
+
+    fn entry(index: u64, commands: Vec<Command>) -> LogEntry {
+        let commands = commands.into_iter().map(|command| (LeaseTime(1), command)).collect();
+        let payload = Proposal(Entry { level: LEVEL, wall_ms: 0, commands });
+        LogEntry::new_normal(LogId::new(CommittedLeaderId::new(1, 1), index), payload)
+    }
+
+    fn open(number: u128) -> Command {
+        Command::OpenSession(OpenSession {
+            session_id: SessionId(number),
+            owner: Owner::new("tester").expect("an owner"),
+            ttl: Ttl::new(60_000).expect("a ttl"),
+            request_id: None,
+            metadata: Metadata::default(),
+        })
+    }
+
+    /// Nobody writes the view here: the writer is as slow as can be.
+    #[test]
+    fn very_many_rows_are_made_by_and_by_and_the_later_ones_count() {
+        let dir = tempfile::tempdir().expect("directory");
+        let snapshots = Snapshots::open(&dir.path().join("snapshots"), 1, None).expect("snapshots");
+        let state = (Machine::new(), Position::default());
+        let shared = Shared::new(state, Arc::new(snapshots), Arc::new(|_| {}), false);
+        let many = ROWS_MADE_AT_ONCE as u128;
+        for index in 0..40 {
+            let numbers = u128::from(index) * 64..u128::from(index + 1) * 64;
+            shared.apply(&entry(index + 1, numbers.map(open).collect())).expect("applied");
+            let marked = shared.lock().machine.changed_row_count();
+            assert!(marked < ROWS_MADE_AT_ONCE, "{marked} rows wait for the writer to be ready");
+        }
+        let made = shared.lock().made_early.len() as u128;
+        assert!(made >= many, "{made}");
+        // Of one whose row is made already, another row, and none.
+        let (renewed, closed) = (SessionId(1), SessionId(2));
+        let later = vec![
+            Command::RenewSession { session_id: renewed },
+            Command::CloseSession { session_id: closed },
+        ];
+        shared.apply(&entry(41, later)).expect("applied");
+        let mut state = shared.lock();
+        let changes = state.take_changes();
+        let last: BTreeMap<_, _> = changes.rows.into_iter().collect();
+        let present = last.into_iter().filter_map(|(key, row)| Some((key, row?)));
+        assert_eq!(present.collect::<Vec<_>>(), state.machine.rows().collect::<Vec<_>>());
+        assert_eq!(changes.position, state.position);
+        assert!(state.take_changes().rows.is_empty(), "all of them were handed over");
     }
 }

@@ -54,7 +54,7 @@ pub struct Position {
     pub membership: StoredMembership,
 }
 
-/// Changed rows and the position they lead to.
+/// Changed rows and the position they lead to; of a row that is there twice the later counts.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) rows: Vec<(RowKey, Option<Row>)>,
