@@ -150,9 +150,11 @@ impl Machine {
         }
         self.changes.deleted(RowKey::Lease(lease_id));
         let token = lease.token();
-        let lock = self.table.locks.get(&lease.name);
-        let goes_on =
-            lock.zip(token).is_some_and(|(lock, token)| lock.holders.get(token).is_some());
+        // Only within a session several leases share a grant.
+        let goes_on = lease.session_id().and(token).is_some_and(|token| {
+            let lock = self.table.locks.get(&lease.name);
+            lock.is_some_and(|lock| lock.holders.get(token).is_some())
+        });
         if how.loses_the_holder() && token.is_some() {
             self.close(&lease.name, self.clock.plus_ms(lease.lock_delay.ms()));
         }
