@@ -378,6 +378,7 @@ fn the_bytes_of_changes_of_the_members_are_fixed() {
         (MembersRefusal::OutOfTouch { answer: 1, needed: 2 }, "050102"),
         (MembersRefusal::Token(TokenProblem::Used), "0603"),
         (MembersRefusal::IdTooHigh { highest: 9 }, "0709"),
+        (MembersRefusal::Address("a:0".to_owned()), "0803613a30"),
     ]);
     assert_golden(&[
         (TokenProblem::OtherCluster, "00"),
