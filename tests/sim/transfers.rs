@@ -60,6 +60,9 @@ fn who_comes_back_behind_is_offered_the_leadership_that_a_lost_node_was() {
     // From here on its log renews the lease of the old leader, for whom it would not vote.
     world.cluster.step(HEALING, &Step::Start { node: behind });
     let left_ms = SERVED_AFTER_OFFERS_MS - BACK_MS;
-    assert!(world.runs_until(left_ms, served), "nobody serves {left_ms} ms after node {behind} came");
+    assert!(
+        world.runs_until(left_ms, served),
+        "nobody serves {left_ms} ms after node {behind} came"
+    );
     assert_eq!(world.complaint(), None);
 }

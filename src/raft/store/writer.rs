@@ -509,16 +509,19 @@ mod tests {
     fn a_writer_with_nothing_to_do_wants_the_rows_of_whoever_applies_next() {
         let dir = tempfile::tempdir().expect("directory");
         let (writer, mut machine) = writer_without_changes(dir.path());
-        std::thread::scope(|scope| {
+        let until = Instant::now() + Duration::from_secs(20);
+        let (wanted, (rows, at)) = std::thread::scope(|scope| {
             let next = scope.spawn(|| changes(writer.next(None)));
-            while !is_wanted(&writer) {
+            while !is_wanted(&writer) && Instant::now() < until {
                 std::thread::yield_now();
             }
+            let wanted = is_wanted(&writer);
+            // It ends the wait in any case.
             apply(&mut machine, 1);
-            let (rows, at) = next.join().expect("no panic");
-            assert!(rows > 0);
-            assert_eq!(at, Some(1));
+            (wanted, next.join().expect("no panic"))
         });
+        assert!(wanted && rows > 0);
+        assert_eq!(at, Some(1));
     }
 
     #[test]
