@@ -286,11 +286,12 @@ async fn a_grant_that_comes_too_late_is_over_in_the_log_before_anybody_is_told()
 #[tokio::test(start_paused = true)]
 async fn many_answers_that_come_too_late_wait_for_one_end_after_the_other() {
     let count = EXPIRIES_PER_ADVANCE_MAX + 36;
-    let late = || Some(Upset::Late(Duration::from_mins(2)));
+    let late = || Some(Upset::Late(Duration::from_secs(1)));
     let script = (0..count).map(|_| late()).collect();
     let (replicator, service) = Scripted::timeless(script, Options::default());
     let acquire_own = |id: usize| {
-        let Call::Propose(Command::Acquire(mut acquire)) = acquire(id as u128, 0, None) else {
+        // Over when it is answered, which is within the deadline of a call.
+        let Call::Propose(Command::Acquire(mut acquire)) = acquire_for(100, id as u128, 0, None) else {
             panic!("an acquire")
         };
         acquire.name = LockName::new(&format!("own/{id}")).expect("a name");
