@@ -291,7 +291,8 @@ async fn many_answers_that_come_too_late_wait_for_one_end_after_the_other() {
     let (replicator, service) = Scripted::timeless(script, Options::default());
     let acquire_own = |id: usize| {
         // Over when it is answered, which is within the deadline of a call.
-        let Call::Propose(Command::Acquire(mut acquire)) = acquire_for(100, id as u128, 0, None) else {
+        let Call::Propose(Command::Acquire(mut acquire)) = acquire_for(100, id as u128, 0, None)
+        else {
             panic!("an acquire")
         };
         acquire.name = LockName::new(&format!("own/{id}")).expect("a name");
