@@ -25,11 +25,13 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    pub(crate) fn start(endpoints: &[String], clients: u64) -> Self {
+    /// Their locks are under that name, which nobody else uses meanwhile.
+    pub(crate) fn start(endpoints: &[String], name: &str, clients: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut set = JoinSet::new();
         for number in 0..clients {
-            set.spawn(arrive(client(endpoints, number), number, Arc::clone(&stop)));
+            let lock = format!("{name}/{number}");
+            set.spawn(arrive(client(endpoints, number), lock, Arc::clone(&stop)));
         }
         Self { stop, clients: set }
     }
@@ -63,7 +65,7 @@ pub(crate) fn between(all: &[Arrival], from: Instant, to: Instant) -> Vec<Durati
 
 async fn arrive(
     client: Client,
-    number: u64,
+    lock: String,
     stop: Arc<AtomicBool>,
 ) -> Result<Vec<Arrival>, String> {
     let (mut arrivals, mut meant) = (Vec::new(), Instant::now());
@@ -71,11 +73,11 @@ async fn arrive(
         meant += EVERY;
         sleep_until(meant).await;
         let request = AcquireRequest {
-            owner: Some(format!("bystander-{number}")),
+            owner: Some("bystander".to_owned()),
             ttl_ms: TtlMs::Ms(60_000),
             ..AcquireRequest::default()
         };
-        let taken = client.acquire(&format!("bystander/{number}"), request).await;
+        let taken = client.acquire(&lock, request).await;
         let (lease, _) = taken.map_err(|error| format!("a bystander's acquire: {error}"))?;
         let acquired = Instant::now();
         let released = client.release(&lease.lease_id).await;

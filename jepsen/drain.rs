@@ -66,7 +66,7 @@ impl Drain {
             return Err(format!("this machine is too slow to take {} leases in time", self.leases));
         }
         say(&format!("{} leases held, due together in {:.1?}", self.leases, due - filled));
-        let bystanders = Arrivals::start(&endpoints, BYSTANDERS);
+        let bystanders = Arrivals::start(&endpoints, "bystander", BYSTANDERS);
         let drained = timeout(GIVE_UP, watch(&endpoints))
             .await
             .map_err(|_| format!("not all leases were over after {GIVE_UP:?}"))??;

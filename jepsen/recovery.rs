@@ -1,5 +1,6 @@
-//! `oarlock-jepsen recovery`: kills the leader again and again, and measures how long nobody was
-//! granted anything, and what others wait for their locks before each kill and after each recovery.
+//! `oarlock-jepsen recovery`: kills the leader again and again, and measures three things apart: how
+//! long nobody was granted anything, how long others waited who called meanwhile, and what those wait
+//! for their locks who come before the kill or from the first grant after it on.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use oarlock_client::{Client, Options};
 use oarlock_jepsen::report::percentile;
 use tokio::time::{Instant, timeout};
 
-use crate::arrivals::{Arrival, Arrivals, between};
+use crate::arrivals::{Arrival, Arrivals};
 use crate::cluster::{Cluster, Setup};
 use crate::say;
 
@@ -20,7 +21,9 @@ const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 /// A gap of three of these is what is promised; one longer than this ends the measurement.
 const GIVE_UP: Duration = Duration::from_mins(1);
 
-/// Who take and release locks of their own at fixed moments.
+/// Who take and release locks of their own at fixed moments: so many before and across each kill, and
+/// so many others from the next grant on. Those of before have calls to make up for by then, and wait
+/// between their tries.
 const BYSTANDERS: u64 = 4;
 
 /// How much longer the slowest of a hundred may wait once somebody leads again: so many times as
@@ -64,33 +67,44 @@ impl Recovery {
             settings: "",
         })
         .await?;
-        let watch = Duration::from_secs(self.watch_s);
-        let arrivals = Arrivals::start(&cluster.endpoints(), BYSTANDERS);
-        let (mut gaps, mut moments) = (Vec::new(), Vec::new());
+        let mut seen = Seen::default();
         for kill in 1..=self.kills {
-            let leader = serving_leader(&cluster).await?;
-            tokio::time::sleep(watch).await;
-            let killed_at = Instant::now();
-            cluster.kill(leader).await?;
-            let gap = first_grant(&cluster, leader, kill).await?.duration_since(killed_at);
-            say(&format!("kill {kill} of {}: node {}, {gap:.2?}", self.kills, leader + 1));
-            gaps.push(gap);
-            moments.push((killed_at, killed_at + gap));
-            // With a node less, as it is after a failure.
-            tokio::time::sleep(watch).await;
-            cluster.launch_if_down(leader)?;
-            cluster.wait_ready().await?;
+            let gap = self.kill(&mut cluster, kill, &mut seen).await?;
+            say(&format!("kill {kill} of {}: {gap:.2?}", self.kills));
         }
-        self.judge(gaps, &latencies(&arrivals.stop().await?, &moments, watch))
+        self.judge(seen)
     }
 
-    /// Of the sorted latencies before the kills and after the recoveries.
-    fn judge(
+    /// Kills whoever leads, and starts it again.
+    async fn kill(
         &self,
-        mut gaps: Vec<Duration>,
-        [before, after]: &[Vec<Duration>; 2],
-    ) -> Result<String, String> {
-        gaps.sort_unstable();
+        cluster: &mut Cluster,
+        kill: usize,
+        seen: &mut Seen,
+    ) -> Result<Duration, String> {
+        let watch = Duration::from_secs(self.watch_s);
+        let leader = serving_leader(cluster).await?;
+        let across = Arrivals::start(&cluster.endpoints(), "across", BYSTANDERS);
+        tokio::time::sleep(watch).await;
+        let killed_at = Instant::now();
+        cluster.kill(leader).await?;
+        let gap = first_grant(cluster, leader, kill).await?.duration_since(killed_at);
+        // With a node less, as it is after a failure.
+        let after = Arrivals::start(&cluster.endpoints(), "after", BYSTANDERS);
+        seen.across(&across.stop().await?, killed_at);
+        tokio::time::sleep_until(killed_at + gap + watch).await;
+        seen.after.extend(after.stop().await?.iter().map(|(_, took)| *took));
+        seen.gaps.push(gap);
+        cluster.launch_if_down(leader)?;
+        cluster.wait_ready().await?;
+        Ok(gap)
+    }
+
+    fn judge(&self, mut seen: Seen) -> Result<String, String> {
+        for all in [&mut seen.gaps, &mut seen.waits, &mut seen.before, &mut seen.after] {
+            all.sort_unstable();
+        }
+        let Seen { gaps, waits, before, after } = &seen;
         let (Some(least), Some(most)) = (gaps.first(), gaps.last()) else {
             return Err("no leader was killed".to_owned());
         };
@@ -99,11 +113,12 @@ impl Recovery {
         let late = gaps.iter().filter(|gap| **gap > bound).count();
         let told = format!(
             "{} leaders killed: until the next grant least {least:.2?}, median {:.2?}, most \
-             {most:.2?}; {late} took longer than three election timeouts ({bound:?}); {} acquires \
-             and releases before the kills with a p99 of {p99_before:.1?}, {} in the {} s after \
-             the recoveries with {p99_after:.1?}",
+             {most:.2?}; {late} took longer than three election timeouts ({bound:?}); who called \
+             across a kill waited {:.2?} at most; {} acquires and releases before the kills with a \
+             p99 of {p99_before:.1?}, {} begun in the {} s after the next grant with {p99_after:.1?}",
             gaps.len(),
-            gaps[gaps.len() / 2],
+            percentile(gaps, 50),
+            percentile(waits, 100),
             before.len(),
             after.len(),
             self.watch_s,
@@ -113,23 +128,27 @@ impl Recovery {
     }
 }
 
-/// Sorted, in the time before each kill, and from each recovery on.
-fn latencies(
-    arrivals: &[Arrival],
-    moments: &[(Instant, Instant)],
-    watch: Duration,
-) -> [Vec<Duration>; 2] {
-    let (mut before, mut after) = (Vec::new(), Vec::new());
-    for (killed_at, recovered_at) in moments {
-        // A call that has begun when the leader is killed is not one before the kill.
-        let began = killed_at.checked_sub(watch).unwrap_or(*killed_at);
-        let upto = killed_at.checked_sub(P99_FLOOR).unwrap_or(began);
-        before.extend(between(arrivals, began, upto));
-        after.extend(between(arrivals, *recovered_at, *recovered_at + watch));
+/// What was measured over all kills.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// From each kill to the next grant.
+    gaps: Vec<Duration>,
+    /// The longest wait of each kill, of calls that the kill met.
+    waits: Vec<Duration>,
+    /// Of calls that were over before a kill, …
+    before: Vec<Duration>,
+    /// … and of calls of others that began after the next grant.
+    after: Vec<Duration>,
+}
+
+impl Seen {
+    /// Parts what was answered before the kill from what the kill met.
+    fn across(&mut self, arrivals: &[Arrival], killed_at: Instant) {
+        let (over, met): (Vec<Arrival>, Vec<Arrival>) =
+            arrivals.iter().partition(|(at, took)| *at + *took < killed_at);
+        self.before.extend(over.into_iter().map(|(_, took)| took));
+        self.waits.extend(met.into_iter().map(|(_, took)| took).max());
     }
-    before.sort_unstable();
-    after.sort_unstable();
-    [before, after]
 }
 
 /// The leader, once it grants.
@@ -190,24 +209,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_those_before_each_kill_and_after_each_recovery() {
+    fn calls_that_a_kill_met_are_told_apart_from_those_before_and_after() {
         let zero = Instant::now();
         let at = |ms| zero + Duration::from_millis(ms);
         let took = Duration::from_millis;
         let arrivals = [
             (at(500), took(1)),
             (at(2_000), took(3)),
-            (at(2_500), took(2)),
-            // Begun just before the kill, and in the gap.
-            (at(2_950), took(900)),
-            (at(3_500), took(700)),
-            (at(4_100), took(5)),
-            (at(5_900), took(4)),
-            (at(6_100), took(1)),
+            // Begun before the kill, and in the gap.
+            (at(2_950), took(1_900)),
+            (at(3_500), took(1_350)),
         ];
-        let moments = [(at(3_000), at(4_000))];
-        let [before, after] = latencies(&arrivals, &moments, Duration::from_secs(2));
-        assert_eq!(before, [took(2), took(3)]);
-        assert_eq!(after, [took(4), took(5)]);
+        let mut seen = Seen { after: vec![took(4)], gaps: vec![took(1_700)], ..Seen::default() };
+        seen.across(&arrivals, at(3_000));
+        assert_eq!((&seen.before, &seen.waits), (&vec![took(1), took(3)], &vec![took(1_900)]));
+
+        let command = |lenient| Recovery { kills: 1, nodes: 3, watch_s: 1, lenient, binary: None };
+        let told = command(false).judge(seen).expect("what waited across the kill is no latency");
+        assert!(told.contains("1.90s at most") && told.contains("with 4.0ms"), "{told}");
+        // A gap that is too long, and others who are slow after it, are judged unless all is only shown.
+        for (gap_ms, after_ms) in [(3_001, 4), (1_700, 101)] {
+            let seen = || Seen {
+                gaps: vec![took(gap_ms)],
+                after: vec![took(after_ms)],
+                ..Seen::default()
+            };
+            assert!(command(false).judge(seen()).is_err());
+            assert!(command(true).judge(seen()).is_ok());
+        }
     }
 }

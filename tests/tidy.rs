@@ -116,6 +116,11 @@ const UNFINISHED: &[&str] = &[
 const MACHINE_PATHS: &[&str] =
     &[concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
 
+/// Packages of which no two versions may be in a build: whatever checks a signature or keeps a secret.
+const ONCE: &[&str] =
+    &["rcgen", "ring", "rustls", "rustls-pki-types", "rustls-webpki", "sha2", "tokio-rustls"];
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
 /// Tables whose last column names the tests that show each row: the page, and the heading from which
 /// to read.
 const TABLES_OF_TESTS: &[(&str, &str)] =
@@ -247,6 +252,27 @@ fn every_row_of_features_and_defects_names_tests_that_exist() {
     fails(table("`it_fails`"), "no test `it_fails`");
     fails(table("it works"), "names no test");
     fails(rows_with_tests(&[File::new(TABLES_OF_TESTS[0].0, "")]), "has no rows");
+}
+
+#[test]
+fn dependencies_are_locked_and_come_from_the_registry_alone() {
+    passes(dependencies(&tracked()));
+    let entry = |name: &str, rest: &str| {
+        format!("[[package]]\nname = \"{name}\"\nversion = \"1\"\n{rest}\n")
+    };
+    let summed = format!("source = \"{REGISTRY}\"\nchecksum = \"00\"\n");
+    let lock = |entries: &[String]| {
+        let once: String = ONCE.iter().map(|name| entry(name, &summed)).collect();
+        let manifest = File::new("src/a/Cargo.toml", "[package]\nname = \"ours\"\n");
+        let lock = File::new("Cargo.lock", &format!("version = 4\n\n{once}{}", entries.concat()));
+        dependencies(&[manifest, lock])
+    };
+    passes(lock(&[entry("ours", ""), entry("theirs", &summed)]));
+    fails(lock(&[entry("theirs", "source = \"git+https://example.org/theirs#1\"\n")]), "`theirs`");
+    fails(lock(&[entry("theirs", &format!("source = \"{REGISTRY}\"\n"))]), "`theirs`");
+    fails(lock(&[entry("patched", "")]), "`patched`");
+    fails(lock(&[entry("ring", &summed)]), "`ring` is there 2 times");
+    fails(dependencies(&[]), "`ring` is there 0 times");
 }
 
 #[test]
@@ -625,6 +651,32 @@ fn rows_with_tests(files: &[File]) -> Vec<String> {
             complaints.push(format!("{path}: has no rows"));
         }
     }
+    complaints
+}
+
+/// What `Cargo.lock` says: where each package comes from, with its checksum, or that it is ours.
+fn dependencies(files: &[File]) -> Vec<String> {
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \""));
+        line.and_then(|value| value.strip_suffix('"')).unwrap_or_default().to_owned()
+    };
+    let manifests = files.iter().filter(|file| file.path.ends_with("Cargo.toml"));
+    let ours: BTreeSet<String> = manifests.map(|file| field(&file.text, "name")).collect();
+    let lock = text_of(files, "Cargo.lock");
+    let mut complaints = Vec::new();
+    let mut versions = BTreeMap::<String, usize>::new();
+    for package in lock.split("[[package]]\n").skip(1) {
+        let (name, source) = (field(package, "name"), field(package, "source"));
+        let is_fixed = source == REGISTRY && !field(package, "checksum").is_empty();
+        if !is_fixed && !(source.is_empty() && ours.contains(&name)) {
+            complaints.push(format!("Cargo.lock: `{name}` is not fixed by the registry: {source}"));
+        }
+        *versions.entry(name).or_default() += 1;
+    }
+    let of = |name: &str| versions.get(name).copied().unwrap_or_default();
+    let not_once = ONCE.iter().filter(|name| of(name) != 1);
+    complaints
+        .extend(not_once.map(|name| format!("Cargo.lock: `{name}` is there {} times", of(name))));
     complaints
 }
 

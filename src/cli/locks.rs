@@ -26,7 +26,7 @@ pub(super) struct Target {
         global = true
     )]
     endpoints: Vec<String>,
-    /// Give up after this long, not counting --wait
+    /// Give up after this long, not counting --wait; a watch, this long after its stream broke
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration, global = true)]
     timeout: Duration,
     /// File with the access token to show to the cluster; or the token itself in `OARLOCK_ACCESS_TOKEN`

@@ -21,9 +21,9 @@ use crate::wire::{
 };
 
 /// First pause between two tries; doubles up to [`PAUSE_MAX`], with a random part.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two tries.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What stays as it is in a path. The slash separates the parts of a name.
 pub(crate) const PATH: &AsciiSet =
@@ -355,7 +355,7 @@ pub(crate) fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Resu
 }
 
 /// Between half of the pause and all of it, so that clients do not come back in step.
-fn jitter(pause: Duration) -> Duration {
+pub(crate) fn jitter(pause: Duration) -> Duration {
     let mut byte = [255; 1];
     let _full_pause_without_chance = getrandom::fill(&mut byte);
     pause / 2 + pause * u32::from(byte[0]) / 510

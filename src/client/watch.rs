@@ -13,13 +13,14 @@ use hyper::body::Incoming;
 use percent_encoding::utf8_percent_encode;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::{Client, QUERY, read};
+use crate::client::{Client, PAUSE_MAX, PAUSE_MIN, QUERY, jitter, read};
 use crate::connection::{Connection, Lost};
 use crate::error::ClientError;
 
 /// A node writes at least a comment every 10 s; one that was silent for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// Pause before a stream is opened again.
+/// Longest pause before a stream is opened again that broke: a node that ends each one at once is not
+/// asked more often.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest event; a node's own are far shorter.
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
@@ -64,39 +65,42 @@ impl Client {
 }
 
 impl Watch<'_> {
-    /// The next event. Waits for ever while nodes answer; fails once none has for the deadline.
+    /// The next event. Waits for ever while nodes answer; fails once none has for the deadline,
+    /// which begins when the stream breaks, however long it was silent before.
     pub async fn next(&mut self) -> Result<StreamEvent, ClientError> {
-        let mut until = Instant::now() + self.client.options().deadline;
         loop {
             let Some(open) = &mut self.open else {
-                self.connect(until).await?;
-                until = Instant::now() + self.client.options().deadline;
+                self.connect(Instant::now() + self.client.options().deadline).await?;
                 continue;
             };
             if let Some(event) = open.reader.ready.pop_front() {
-                if event.kind == "end" {
-                    self.open = None;
-                    sleep(PAUSE).await;
-                    continue;
+                if event.kind != "end" {
+                    self.last = event.revision.or(self.last);
+                    return Ok(event);
                 }
-                self.last = event.revision.or(self.last);
-                return Ok(event);
-            }
-            if let Ok(Some(Ok(frame))) = timeout(SILENCE_MAX, open.body.frame()).await {
+            } else if let Ok(Some(Ok(frame))) = timeout(SILENCE_MAX, open.body.frame()).await {
                 let data = frame.into_data().unwrap_or_default();
                 open.reader.take(&data).map_err(ClientError::Protocol)?;
-                until = Instant::now() + self.client.options().deadline;
-            } else {
-                self.open = None;
-                sleep(PAUSE).await;
+                continue;
             }
+            self.open = None;
+            sleep(jitter(PAUSE)).await;
         }
     }
 
     async fn connect(&mut self, until: Instant) -> Result<(), ClientError> {
         let mut why = "no endpoint is known".to_owned();
-        while Instant::now() < until {
-            let endpoints = &self.client.options().endpoints;
+        let mut pause = PAUSE_MIN;
+        let endpoints = &self.client.options().endpoints;
+        for attempt in 0_usize.. {
+            // As every call of the client does between two tries.
+            if attempt > 0 && attempt.is_multiple_of(endpoints.len().max(1)) {
+                sleep(jitter(pause)).await;
+                pause = PAUSE_MAX.min(pause * 2);
+            }
+            if Instant::now() >= until {
+                break;
+            }
             let address = endpoints.get(self.turn % endpoints.len().max(1));
             self.turn = self.turn.wrapping_add(1);
             let Some(address) = address else { break };
@@ -133,7 +137,6 @@ impl Watch<'_> {
                 Ok(Err(Lost::NotSent(text) | Lost::Sent(text))) => why = text,
                 Err(_) => why = format!("{address}: no answer in time"),
             }
-            sleep(PAUSE).await;
         }
         Err(ClientError::Unreachable(why))
     }
@@ -212,24 +215,41 @@ mod tests {
         assert!(Reader::default().take(b"data: nonsense\n\n").is_err());
     }
 
-    #[tokio::test]
-    async fn a_broken_stream_is_resumed_after_the_last_revision_seen() {
+    /// What a node does with one connection.
+    enum Turn {
+        /// Takes the request and hangs up.
+        HangsUp,
+        /// Sends an event of this revision, is silent for this long, and hangs up.
+        Tells(u64, Duration),
+    }
+
+    /// A node that does these one after the other, and then tells what it was asked.
+    async fn node(turns: Vec<Turn>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let node = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut asked = Vec::new();
-            for revision in [7, 8] {
+            for turn in turns {
                 let (mut stream, _) = listener.accept().await.expect("a client");
                 let mut bytes = vec![0; 4096];
                 let count = stream.read(&mut bytes).await.expect("a request");
                 asked.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+                let Turn::Tells(revision, silence) = turn else { continue };
                 let event = format!(
                     "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: {revision}\nevent: released\ndata: {{}}\n\n"
                 );
                 stream.write_all(event.as_bytes()).await.expect("written");
+                sleep(silence).await;
             }
             asked
         });
+        (address, task)
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_resumed_after_the_last_revision_seen() {
+        let turns = vec![Turn::Tells(7, Duration::ZERO), Turn::Tells(8, Duration::ZERO)];
+        let (address, node) = node(turns).await;
         let options = Options { endpoints: vec![address], ..Options::default() };
         let client = Client::new(options);
         let mut watch = client.watch("a/b", Some(5));
@@ -238,5 +258,29 @@ mod tests {
         let asked = node.await.expect("it ended");
         assert!(asked[0].starts_with("GET /v1/watch?prefix=a%2Fb&from_revision=5 "), "{asked:?}");
         assert!(asked[1].contains("last-event-id: 7\r\n"), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_after_a_long_silence_is_tried_again_until_the_deadline() {
+        let deadline = Duration::from_millis(500);
+        let turns = vec![
+            Turn::Tells(7, 2 * deadline),
+            Turn::HangsUp,
+            Turn::HangsUp,
+            Turn::Tells(8, Duration::ZERO),
+        ];
+        let (address, node) = node(turns).await;
+        let client =
+            Client::new(Options { endpoints: vec![address], deadline, ..Options::default() });
+        let mut watch = client.watch("", None);
+        assert_eq!(watch.next().await.expect("an event").revision, Some(7));
+        assert_eq!(watch.next().await.expect("an event").revision, Some(8));
+        let asked = node.await.expect("it ended");
+        assert!(asked[1..].iter().all(|it| it.contains("last-event-id: 7\r\n")), "{asked:?}");
+        // The node is gone: it was asked again for as long as that may take, and no longer.
+        let broke = Instant::now();
+        let lost = watch.next().await;
+        assert!(matches!(lost, Err(ClientError::Unreachable(_))), "{lost:?}");
+        assert!(broke.elapsed() >= deadline, "{:?}", broke.elapsed());
     }
 }

@@ -110,6 +110,13 @@ async fn await_invitation(
                 Ok(Ok(MembersReply::Refused(MembersRefusal::Token(problem)))) => {
                     return Err(io::Error::other(sentence(problem, token)));
                 }
+                Ok(Ok(MembersReply::Refused(MembersRefusal::Address(address)))) => {
+                    return Err(io::Error::other(format!(
+                        "node {} is not let in: no member can reach it at {address}; say in \
+                         advertise_peer_address and advertise_api_address where the others do",
+                        token.node_id
+                    )));
+                }
                 Ok(Ok(MembersReply::Refused(_))) => "the members change just now".to_owned(),
                 Ok(Ok(MembersReply::Invited { .. } | MembersReply::Changed)) => {
                     "it gave another answer".to_owned()

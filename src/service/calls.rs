@@ -83,9 +83,7 @@ fn remedy(call: &Call) -> Remedy {
         // The second time would find the credential that the first one made.
         Call::TransferLeader(_)
         | Call::Members(MembersCall::Invite { .. })
-        | Call::Tokens(TokensCall::Create { .. } | TokensCall::CreateBounded { .. }) => {
-            Remedy::Nothing
-        }
+        | Call::Tokens(TokensCall::Create { .. }) => Remedy::Nothing,
         // Other changes of the members end in the same ones, however often they are asked for.
         Call::Read(_) | Call::Position | Call::Members(_) | Call::Tokens(_) => Remedy::Repeat,
         Call::Propose(command) => match command {

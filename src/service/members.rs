@@ -11,6 +11,7 @@
 //! records by itself what is left of a removal. The decisions are at the leader; replication says what the
 //! quorum allows.
 
+mod address;
 mod gate;
 pub mod token;
 
@@ -151,6 +152,8 @@ pub enum MembersRefusal {
     IdTooHigh {
         highest: NodeId,
     },
+    /// Nobody should be sent to this address of a machine that joins.
+    Address(String),
 }
 
 /// What is wrong with a join token.
@@ -287,6 +290,14 @@ impl<R: Replicator> Service<R> {
                 return Ok(MembersReply::Refused(MembersRefusal::Token(problem)));
             }
         };
+        if let Some(refused) = misleading(&join, &status.members) {
+            tracing::warn!(
+                node = node_id,
+                refused,
+                "a machine with a misleading address was refused"
+            );
+            return Ok(MembersReply::Refused(MembersRefusal::Address(refused.to_owned())));
+        }
         if let Some(bound) = bound {
             let expected = expected(record.map(|record| record.revision));
             if !self.put(invited.as_str(), Some(&bound.to_string()), expected).await? {
@@ -414,6 +425,14 @@ impl<R: Replicator> Service<R> {
             _ => Err(unexpected("another answer came back")),
         }
     }
+}
+
+/// An address of the machine that nobody should be sent to.
+fn misleading<'a>(join: &'a Join, members: &[MemberStatus]) -> Option<&'a str> {
+    let peers = members.iter().map(|it| it.peer_address.as_str());
+    let apis = members.iter().map(|it| it.api_address.as_str());
+    let peer = Some(join.peer_address.as_str()).filter(|it| address::is_refused(it, peers));
+    peer.or_else(|| Some(join.api_address.as_str()).filter(|it| address::is_refused(it, apis)))
 }
 
 fn expected(revision: Option<Revision>) -> Expected {

@@ -52,24 +52,14 @@ pub enum TokensCall {
         waiting: Option<u32>,
         streams: Option<u32>,
         requests_per_second: Option<u32>,
+        /// This and the next hold for the whole cluster.
+        locks: Option<u32>,
+        sessions: Option<u32>,
         /// Nobody who could be asked is there yet.
         first: bool,
     },
     Revoke {
         id: String,
-    },
-    /// With quotas that hold for the whole cluster; never the first one.
-    CreateBounded {
-        id: String,
-        name: String,
-        hash: Option<Hash>,
-        rights: Vec<String>,
-        ttl_ms: Option<u64>,
-        waiting: Option<u32>,
-        streams: Option<u32>,
-        requests_per_second: Option<u32>,
-        locks: Option<u32>,
-        sessions: Option<u32>,
     },
 }
 
@@ -196,9 +186,7 @@ impl<R: Replicator> Service<R> {
         self.replicator.read_barrier().await?;
         let reply = match call {
             TokensCall::Revoke { id } => self.revoke(&id).await?,
-            create @ (TokensCall::Create { .. } | TokensCall::CreateBounded { .. }) => {
-                self.create(create).await?
-            }
+            create @ TokensCall::Create { .. } => self.create(create).await?,
         };
         Ok(Reply { now: self.replicator.lease_now(), body: ReplyBody::Tokens(reply) })
     }
@@ -253,22 +241,23 @@ impl<R: Replicator> Service<R> {
 fn creation(id: String, hash: Option<Hash>, wanted: Wanted, first: bool) -> TokensCall {
     let Wanted { name, rights, ttl_ms, quotas, certificate: _ } = wanted;
     let Quotas { requests_per_second, waiting, streams, locks, sessions } = quotas;
-    let rights = rights.iter().map(ToString::to_string).collect();
-    if locks.is_none() && sessions.is_none() {
-        // Which nodes of an earlier build understand as well.
-        return TokensCall::Create {
-            id,
-            name,
-            hash,
-            rights,
-            ttl_ms,
-            waiting,
-            streams,
-            requests_per_second,
-            first,
-        };
+    TokensCall::Create {
+        id,
+        name,
+        hash,
+        rights: rights.iter().map(ToString::to_string).collect(),
+        ttl_ms,
+        waiting,
+        streams,
+        requests_per_second,
+        locks,
+        sessions,
+        first,
     }
-    TokensCall::CreateBounded {
+}
+
+fn read(call: TokensCall, now: oarlock_core::time::LeaseTime) -> Option<Credential> {
+    let TokensCall::Create {
         id,
         name,
         hash,
@@ -279,42 +268,12 @@ fn creation(id: String, hash: Option<Hash>, wanted: Wanted, first: bool) -> Toke
         requests_per_second,
         locks,
         sessions,
-    }
-}
-
-fn read(call: TokensCall, now: oarlock_core::time::LeaseTime) -> Option<Credential> {
-    let (quotas, id, name, hash, rights, ttl_ms) = match call {
-        TokensCall::Create {
-            id,
-            name,
-            hash,
-            rights,
-            ttl_ms,
-            waiting,
-            streams,
-            requests_per_second,
-            first: _,
-        } => {
-            let quotas = Quotas { requests_per_second, waiting, streams, ..Quotas::default() };
-            (quotas, id, name, hash, rights, ttl_ms)
-        }
-        TokensCall::CreateBounded {
-            id,
-            name,
-            hash,
-            rights,
-            ttl_ms,
-            waiting,
-            streams,
-            requests_per_second,
-            locks,
-            sessions,
-        } => {
-            let quotas = Quotas { requests_per_second, waiting, streams, locks, sessions };
-            (quotas, id, name, hash, rights, ttl_ms)
-        }
-        TokensCall::Revoke { .. } => return None,
+        first: _,
+    } = call
+    else {
+        return None;
     };
+    let quotas = Quotas { requests_per_second, waiting, streams, locks, sessions };
     let rights = rights.iter().map(|text| text.parse().ok()).collect::<Option<Vec<Right>>>()?;
     let proof = hash.map_or(Proof::Certificate, Proof::Key);
     let expires_at = ttl_ms.map(|ms| now.plus_ms(ms));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, eventually};
-use crate::http::ask;
+use crate::http::{ask, page};
 
 #[test]
 fn a_leader_that_hung_answers_no_read_from_its_old_state() {
@@ -211,4 +211,61 @@ fn leadership_is_handed_over_on_request_and_not_lost_when_nobody_takes_it() {
     assert!(!output.status.success() && said.contains("nobody was asked"), "{said}");
     let renew = format!("/v1/leases/{}/renew", held.text("lease_id"));
     assert_eq!(cluster.insist("POST", &renew, "").status, 200);
+}
+
+const MANY: usize = 20_000;
+/// Locks of one request, as many as the API takes.
+const AT_ONCE: usize = 64;
+
+/// Takes the locks of these numbers, all in one request, so that they fall due at that moment.
+fn take_until(cluster: &Cluster, numbers: std::ops::Range<usize>, due: Instant) {
+    let locks: Vec<String> = numbers.map(|it| format!(r#"{{"name":"many/{it:05}"}}"#)).collect();
+    let ttl_ms = due.saturating_duration_since(Instant::now()).as_millis();
+    let body = format!(r#"{{"owner":"many","ttl_ms":{ttl_ms},"locks":[{}]}}"#, locks.join(","));
+    let taken = cluster.insist("POST", "/v1/locks", &body);
+    assert_eq!(taken.status, 200, "{taken:?}");
+}
+
+/// How many leases that node says are held.
+fn held(cluster: &Cluster, node: u64) -> Option<usize> {
+    let metrics = page(cluster.api(node), "/metrics", Duration::from_secs(10)).ok()?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("oarlock_leases_held "))?;
+    line.trim().parse().ok()
+}
+
+#[test]
+fn f74_a_leader_change_loses_none_of_20000_leases_and_they_fall_due_in_time() {
+    let mut cluster = Cluster::start();
+    // How long this machine takes for all of them, by the first, which stay.
+    let begun = Instant::now();
+    let kept = MANY / 20 / AT_ONCE * AT_ONCE;
+    let hour = begun + Duration::from_hours(1);
+    (0..kept / AT_ONCE).for_each(|it| take_until(&cluster, it * AT_ONCE..(it + 1) * AT_ONCE, hour));
+    let due = Instant::now() + 30 * begun.elapsed() + Duration::from_secs(5);
+    for first in (kept..MANY).step_by(AT_ONCE) {
+        take_until(&cluster, first..MANY.min(first + AT_ONCE), due);
+    }
+    let leader = cluster.leader(None);
+    cluster.kill(leader);
+    let next = cluster.leader(Some(leader));
+    // It answers this when it has applied all that its predecessor acknowledged.
+    assert_eq!(cluster.insist("GET", "/v1/locks/many/00000", "").status, 200);
+    let earliest = due - Duration::from_millis(10);
+    let mut early = 0;
+    eventually("all that fell due are over", || {
+        let now_held = held(&cluster, next)?;
+        if Instant::now() < earliest {
+            assert_eq!(now_held, MANY, "a lease ended before it was due");
+            early += 1;
+        }
+        (now_held == kept).then_some(())
+    });
+    assert!(early > 0, "the leader changed too late to see anything");
+    // What the change of leaders took counts for nobody, and the rest is the end of so many.
+    let late = due.elapsed();
+    assert!(late < Duration::from_secs(15), "the last one ended {late:?} late");
+    let lock = cluster.insist("GET", "/v1/locks/many/00000", "");
+    assert_eq!(lock.body["held"], true, "{lock:?}");
+    let lock = cluster.insist("GET", &format!("/v1/locks/many/{:05}", MANY - 1), "");
+    assert_eq!(lock.body["held"], false, "{lock:?}");
 }

@@ -183,6 +183,24 @@ fn f61_tokens_that_expired_or_are_not_of_this_cluster_open_nothing() {
 }
 
 #[test]
+fn f94_a_machine_that_leads_the_others_astray_is_not_let_in() {
+    let mut cluster = Cluster::start();
+    let token = invite(&cluster, "{}").text("join_token");
+    assert_eq!(cluster.one_more(4), 4);
+    let right = std::fs::read_to_string(cluster.config(4)).expect("a config");
+    let wrong = format!("{right}advertise_peer_address = \"169.254.169.254:80\"\n");
+    std::fs::write(cluster.config(4), wrong).expect("a config");
+    cluster.restart_with(4, &token);
+    is_refused(&mut cluster, 4, "no member can reach it at 169.254.169.254:80");
+    assert_eq!(roles(&cluster).len(), 3);
+    // With its own address it comes in by the same token.
+    std::fs::write(cluster.config(4), right).expect("a config");
+    cluster.restart_with(4, &token);
+    cluster.wait_ready(4);
+    assert_eq!(roles(&cluster).len(), 4);
+}
+
+#[test]
 fn f62_a_member_is_replaced_in_one_change() {
     let mut cluster = Cluster::start();
     let leader = cluster.leader(None);

@@ -34,3 +34,35 @@ fn leadership_that_was_offered_to_a_lost_node_is_taken_by_another() {
         assert_eq!(world.complaint(), None);
     }
 }
+
+/// When the one that was behind comes back: shortly before the second offer of the leader.
+const BACK_MS: u64 = 900;
+
+/// The offer that finds nobody, the one that finds who has caught up, and its election.
+const SERVED_AFTER_OFFERS_MS: u64 = 2 * ELECTION_MAX_MS + 200;
+
+#[test]
+fn who_comes_back_behind_is_offered_the_leadership_that_a_lost_node_was() {
+    let mut world = World::new(&[]);
+    assert!(world.runs_until(PATIENCE_MS, |world| world.cluster.agrees()), "nobody serves");
+    let leader = world.cluster.serving().expect("it serves");
+    let (lost, behind) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let (survival, away_ms) = (Survival::Everything, PATIENCE_MS);
+    world.cluster.step(HEALING, &Step::Crash { node: behind, survival, away_ms });
+    let index = world.cluster.newest_index();
+    let writes = move |world: &World| world.cluster.newest_index() > index + 50;
+    assert!(world.runs_until(PATIENCE_MS, writes), "nothing is written by two of three");
+    world.cluster.step(HEALING, &Step::Crash { node: lost, survival, away_ms });
+    world.cluster.step(HEALING, &Step::Transfer { to: lost });
+    let served = |world: &World| world.cluster.serving().is_some();
+    world.runs_until(5, |_| false);
+    assert!(!world.runs_until(BACK_MS, served), "somebody serves with one of three alive");
+    // From here on its log renews the lease of the old leader, for whom it would not vote.
+    world.cluster.step(HEALING, &Step::Start { node: behind });
+    let left_ms = SERVED_AFTER_OFFERS_MS - BACK_MS;
+    assert!(
+        world.runs_until(left_ms, served),
+        "nobody serves {left_ms} ms after node {behind} came"
+    );
+    assert_eq!(world.complaint(), None);
+}

@@ -169,6 +169,6 @@ fn refused(refusal: &MembersRefusal) -> Refusal {
         MembersRefusal::IdTooHigh { highest } => Refusal::bad_request(&format!(
             "node_id is at most {highest}: ids are never used again, and must not run out"
         )),
-        MembersRefusal::Token(_) => unexpected(),
+        MembersRefusal::Token(_) | MembersRefusal::Address(_) => unexpected(),
     }
 }

@@ -367,15 +367,21 @@ pub(crate) fn remove_unused(path: &std::path::Path) {
 mod tests {
     use std::sync::Mutex;
 
+    use futures_util::{FutureExt, stream};
     use oarlock_core::command::{Command, Entry, LEVEL, OpenSession};
     use oarlock_core::ids::{Metadata, Owner, SessionId};
     use oarlock_core::time::{LeaseTime, Ttl};
+    use openraft::EntryPayload;
+    use openraft::storage::RaftStateMachine;
+    use openraft::vote::RaftLeaderId;
 
     use super::*;
+    use crate::raft::store::machine::StateMachine;
     use crate::raft::store::snapshots::Snapshots;
+    use crate::raft::types::{CommittedLeaderId, LogEntry, LogId, Proposal};
 
-    fn machine() -> Machine {
-        let mut machine = Machine::new();
+    /// Opens sessions of these numbers.
+    fn opens(numbers: std::ops::RangeInclusive<u128>) -> Entry {
         let open = |number: u128| {
             let open = OpenSession {
                 session_id: SessionId(number),
@@ -386,8 +392,12 @@ mod tests {
             };
             (LeaseTime(1), Command::OpenSession(open))
         };
-        let commands = (1..=9).map(open).collect();
-        machine.apply(&Entry { level: LEVEL, wall_ms: 0, commands }).expect("a known level");
+        Entry { level: LEVEL, wall_ms: 0, commands: numbers.map(open).collect() }
+    }
+
+    fn machine() -> Machine {
+        let mut machine = Machine::new();
+        machine.apply(&opens(1..=9)).expect("a known level");
         machine
     }
 
@@ -448,5 +458,83 @@ mod tests {
         writer.write(&Changes::default());
         assert_eq!(failures.lock().expect("lock").len(), 1);
         assert!(writer.shared.lock().broken);
+    }
+
+    /// A writer that has taken all changes so far, and what applies more.
+    fn writer_without_changes(dir: &std::path::Path) -> (Writer, StateMachine) {
+        let (writer, _failures) = writer(dir);
+        drop(writer.shared.lock().take_changes());
+        let machine = StateMachine::new(Arc::clone(&writer.shared));
+        (writer, machine)
+    }
+
+    /// Applies the entry of that index, which opens a session.
+    fn apply(machine: &mut StateMachine, index: u64) {
+        let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+        let proposal = Proposal(opens(u128::from(100 + index)..=u128::from(100 + index)));
+        let entry = LogEntry { log_id, payload: EntryPayload::Normal(proposal) };
+        let entries = stream::iter([Ok((entry, None))]);
+        machine.apply(entries).now_or_never().expect("it waits for nothing").expect("applied");
+    }
+
+    fn is_wanted(writer: &Writer) -> bool {
+        matches!(writer.shared.lock().handover, Handover::Wanted)
+    }
+
+    fn changes(work: Work) -> (usize, Option<u64>) {
+        let Work::Changes(changes) = work else { panic!("other work") };
+        (changes.rows.len(), changes.position.last_applied.map(|id| id.index))
+    }
+
+    #[test]
+    fn whoever_applies_next_makes_the_rows_that_the_writer_wants() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (writer, mut machine) = writer_without_changes(dir.path());
+        writer.shared.lock().handover = Handover::Wanted;
+        apply(&mut machine, 1);
+        {
+            let state = writer.shared.lock();
+            let Handover::Made(made) = &state.handover else { panic!("no rows were made") };
+            assert!(!made.rows.is_empty() && !state.dirty);
+        }
+        // It is not asked twice for one batch, and what it made comes first, before any job.
+        apply(&mut machine, 2);
+        let _cut = machine.get_snapshot_builder().now_or_never().expect("it waits for nothing");
+        let (rows, at) = changes(writer.next(None));
+        assert!(rows > 0);
+        assert_eq!(at, Some(1), "the second one stays for the next batch");
+        assert!(matches!(writer.next(None), Work::Job(Job::Snapshot { .. })));
+    }
+
+    #[test]
+    fn a_writer_with_nothing_to_do_wants_the_rows_of_whoever_applies_next() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (writer, mut machine) = writer_without_changes(dir.path());
+        let until = Instant::now() + Duration::from_secs(20);
+        let (wanted, (rows, at)) = std::thread::scope(|scope| {
+            let next = scope.spawn(|| changes(writer.next(None)));
+            while !is_wanted(&writer) && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            let wanted = is_wanted(&writer);
+            // It ends the wait in any case.
+            apply(&mut machine, 1);
+            (wanted, next.join().expect("no panic"))
+        });
+        assert!(wanted && rows > 0);
+        assert_eq!(at, Some(1));
+    }
+
+    #[test]
+    fn rows_that_nobody_makes_in_time_are_made_by_the_writer() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (writer, mut machine) = writer_without_changes(dir.path());
+        apply(&mut machine, 1);
+        assert!(writer.shared.lock().dirty, "nobody wanted its rows");
+        let begun = Instant::now();
+        let (rows, at) = changes(writer.next(None));
+        assert!(begun.elapsed() >= HANDED_OVER_WITHIN, "it let others do it first");
+        assert!(rows > 0 && !is_wanted(&writer));
+        assert_eq!(at, Some(1));
     }
 }

@@ -24,7 +24,7 @@ use crate::service::members::{Join, MembersReply};
 use crate::service::replicator::{Call, NodeId, Reply};
 
 /// Version of the protocol; both sides must speak the same.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// Kinds of frames, so that none is taken for another before it is decoded.
 pub const KIND_HELLO: u8 = 0x68;

@@ -1,5 +1,8 @@
 //! What is said about claims that stand in the log while their calls come and go.
 
+use std::sync::MutexGuard;
+
+use oarlock_core::limits::EXPIRIES_PER_ADVANCE_MAX;
 use oarlock_core::query::LeaseView;
 
 use super::*;
@@ -13,6 +16,15 @@ pub(super) struct Scripted {
     script: Mutex<VecDeque<Option<Upset>>>,
     on_detached: Mutex<Option<Upon>>,
     detached: Mutex<Vec<Command>>,
+    advances: Mutex<Advances>,
+}
+
+/// The proposals that let time pass.
+#[derive(Default)]
+struct Advances {
+    all: usize,
+    under_way: usize,
+    most_under_way: usize,
 }
 
 pub(super) enum Upset {
@@ -43,6 +55,7 @@ impl Scripted {
             script: Mutex::new(script.into()),
             on_detached: Mutex::default(),
             detached: Mutex::default(),
+            advances: Mutex::default(),
         });
         let near = Arc::clone(&replicator);
         let service = Service::new(near, Arc::new(Silent), counting_ids(), options);
@@ -56,6 +69,23 @@ impl Scripted {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front().flatten()
     }
 
+    fn advances(&self) -> MutexGuard<'_, Advances> {
+        self.advances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets time pass once whoever else is ready has had a turn.
+    async fn advance(&self) -> Result<Outcome, ProposeError> {
+        {
+            let mut advances = self.advances();
+            advances.all += 1;
+            advances.under_way += 1;
+            advances.most_under_way = advances.most_under_way.max(advances.under_way);
+        }
+        tokio::task::yield_now().await;
+        self.advances().under_way -= 1;
+        self.solo.propose(Command::Advance).await
+    }
+
     fn detached(&self) -> Vec<Command> {
         self.detached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -63,8 +93,10 @@ impl Scripted {
 
 impl Replicator for Scripted {
     async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let upset = if matches!(command, Command::Advance) { None } else { self.next() };
-        match upset {
+        if matches!(command, Command::Advance) {
+            return self.advance().await;
+        }
+        match self.next() {
             None => self.solo.propose(command).await,
             Some(Upset::Answers(error)) => Err(error),
             Some(Upset::Hangs) => std::future::pending().await,
@@ -74,7 +106,7 @@ impl Replicator for Scripted {
             }
             Some(Upset::Late(time)) => {
                 let outcome = self.solo.propose(command).await;
-                tokio::time::advance(time).await;
+                sleep(time).await;
                 outcome
             }
         }
@@ -249,4 +281,34 @@ async fn a_grant_that_comes_too_late_is_over_in_the_log_before_anybody_is_told()
     assert_eq!(ended.how, EndReason::Expired);
     let known = replicator.solo.with_machine(|machine| machine.lease(ended.lease_id));
     assert_eq!(known, LeaseView::Ended(ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_answers_that_come_too_late_wait_for_one_end_after_the_other() {
+    let count = EXPIRIES_PER_ADVANCE_MAX + 36;
+    let late = || Some(Upset::Late(Duration::from_secs(1)));
+    let script = (0..count).map(|_| late()).collect();
+    let (replicator, service) = Scripted::timeless(script, Options::default());
+    let acquire_own = |id: usize| {
+        // Over when it is answered, which is within the deadline of a call.
+        let Call::Propose(Command::Acquire(mut acquire)) = acquire_for(100, id as u128, 0, None)
+        else {
+            panic!("an acquire")
+        };
+        acquire.name = LockName::new(&format!("own/{id}")).expect("a name");
+        start(&service, Call::Propose(Command::Acquire(acquire)))
+    };
+    let calls: Vec<_> = (1..=count).map(acquire_own).collect();
+    for call in calls {
+        let answer = call.await.expect("no panic");
+        let over = matches!(&answer, Ok(Outcome::Rejected(Rejection::LeaseGone(ended)))
+            if ended.how == EndReason::Expired);
+        assert!(over, "{answer:?}");
+    }
+    let advances = replicator.advances();
+    assert_eq!(
+        (advances.all, advances.most_under_way),
+        (2, 1),
+        "as many ends as fit into one each"
+    );
 }

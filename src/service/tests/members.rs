@@ -4,7 +4,7 @@ use oarlock_core::command::Expected;
 use oarlock_core::ids::{RecordKey, RecordValue};
 
 use super::*;
-use crate::service::members::{MembersCall, MembersReply};
+use crate::service::members::{Join, MembersCall, MembersReply};
 
 async fn put(service: &Service<Solo>, under: &str) {
     let key = RecordKey::new(under).expect("a key");
@@ -53,4 +53,34 @@ async fn that_a_member_leaves_is_noted_before_the_change_is_asked_for() {
     let call = Call::Members(MembersCall::Remove { node_id: 9, force: false });
     service.call(call, REQUEST_DEADLINE).await.expect("answered");
     assert!(!is_there(&service, "leaving/9") && !is_there(&service, "removed/9"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f94_a_machine_with_a_misleading_address_is_refused_and_may_ask_again() {
+    let (_solo, service) = leader();
+    let ask = async |call| {
+        let reply = service.call(Call::Members(call), REQUEST_DEADLINE).await.expect("answered");
+        let ReplyBody::Members(reply) = reply.body else { panic!("{reply:?}") };
+        reply
+    };
+    let invite = MembersCall::Invite { node_id: None, ttl_ms: 60_000 };
+    let MembersReply::Invited { token, .. } = ask(invite).await else { panic!("not invited") };
+    let join = |instance_id, peer: &str, api: &str| {
+        let (peer_address, api_address) = (peer.to_owned(), api.to_owned());
+        MembersCall::Join(Box::new(Join {
+            token: token.clone(),
+            instance_id,
+            peer_address,
+            api_address,
+        }))
+    };
+    let (good, inside) = ("node-2:7401", "169.254.169.254:80");
+    for (peer, api) in [(good, inside), (inside, good)] {
+        let refused = ask(join(101, peer, api)).await;
+        let address = MembersRefusal::Address(inside.to_owned());
+        assert_eq!(refused, MembersReply::Refused(address));
+    }
+    // Its invitation is not used up by that.
+    let joined = ask(join(102, good, "node-2:7400")).await;
+    assert!(matches!(joined, MembersReply::Joined(_)), "{joined:?}");
 }

@@ -103,7 +103,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
         level: 1,
     };
     let frame = wire::frame(KIND_HELLO, 5, &hello(Purpose::Append));
-    assert_eq!(hex(&frame), "0168110000000500000000000000050001070165020001377b085b");
+    assert_eq!(hex(&frame), "01681100000005000000000000000600010701650200011e77a742");
     let welcome: HelloReply =
         Ok(Welcome { cluster_id: Some(7), node_id: 2, instance_id: 102, mark: None, level: 1 });
     assert_eq!(
@@ -121,7 +121,7 @@ fn the_bytes_of_a_hello_and_its_answers_are_fixed() {
     assert_eq!(hex(&codec::encode(&mark)), "070103010101030109");
     assert_eq!(hex(&codec::encode(&Mark::default())), "000000");
     let unborn = Hello { cluster_id: None, ..hello(Purpose::Birth) };
-    assert_eq!(hex(&codec::encode(&unborn)), "0503000165020001");
+    assert_eq!(hex(&codec::encode(&unborn)), "0603000165020001");
 }
 
 #[test]
@@ -322,28 +322,17 @@ fn the_bytes_of_changes_of_the_credentials_are_fixed() {
         waiting: None,
         streams: None,
         requests_per_second: Some(7),
-        first: true,
-    };
-    let bounded = TokensCall::CreateBounded {
-        id: "ab".to_owned(),
-        name: "n".to_owned(),
-        hash: None,
-        rights: Vec::new(),
-        ttl_ms: None,
-        waiting: None,
-        streams: None,
-        requests_per_second: Some(7),
         locks: Some(9),
         sessions: None,
+        first: true,
     };
     assert_golden(&[
         (
             create,
             "00026162016e01010101010101010101010101010101010101010101010101010101010101010101056164\
-             6d696e01fb2c010000010701",
+             6d696e01fb2c010000010701090001",
         ),
         (TokensCall::Revoke { id: "ab".to_owned() }, "01026162"),
-        (bounded, "02026162016e00000000000107010900"),
     ]);
     assert_golden(&[
         (TokensReply::Created, "00"),
@@ -389,6 +378,7 @@ fn the_bytes_of_changes_of_the_members_are_fixed() {
         (MembersRefusal::OutOfTouch { answer: 1, needed: 2 }, "050102"),
         (MembersRefusal::Token(TokenProblem::Used), "0603"),
         (MembersRefusal::IdTooHigh { highest: 9 }, "0709"),
+        (MembersRefusal::Address("a:0".to_owned()), "0803613a30"),
     ]);
     assert_golden(&[
         (TokenProblem::OtherCluster, "00"),

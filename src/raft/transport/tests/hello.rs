@@ -194,7 +194,7 @@ async fn whoever_speaks_another_protocol_is_told() {
     };
     let newer = wire::frame(KIND_HELLO, 0, &hello);
     for (bytes, expected) in [
-        (newer, "it speaks protocol 6, this node 5"),
+        (newer, "it speaks protocol 7, this node 6"),
         (b"GET / HTTP/1.1\r\nHost: oarlock\r\n\r\n".to_vec(), "not a hello of this protocol"),
     ] {
         let mut stream = TcpStream::connect(&node.address).await.expect("connect");
