@@ -27,8 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Connections of those who run the cluster; apart from those of clients, which cannot use them up.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
-/// So many days ahead the end of a certificate is warned of, in the log and by `oarlock doctor`.
-const WARN_DAYS: i64 = 30;
 
 /// The certificates of both listeners, as far as they have any.
 pub(super) struct Secure {
@@ -172,7 +170,7 @@ impl Watched {
                 %certificate, of = self.of,
                 "this certificate is not valid yet: set the clock of this machine, or renew it"
             );
-        } else if days < WARN_DAYS && is_news {
+        } else if validity.is_nearly_over(now_s) && is_news {
             tracing::warn!(
                 %certificate, of = self.of, days,
                 "this certificate runs out soon: renew it (`oarlock pki node`)"

@@ -12,8 +12,6 @@ use crate::tls::material::{Callers, Files, Material, authority};
 use crate::tls::name;
 use crate::tls::validity::{Validity, now_s};
 
-/// So many days ahead the end is warned of.
-const WARN_DAYS: i64 = 30;
 const RENEW: &str = "renew it with `oarlock pki node` where the authority is, and put it in place: it is used \
                      within seconds, without a restart";
 
@@ -60,9 +58,9 @@ fn of(check: &'static str, files: Files, callers: Callers, judge: Judge<'_>) -> 
 
 /// How long it is good.
 fn lasting(check: &'static str, path: &str, validity: Validity, now_s: i64) -> Finding {
-    let days = validity.left_s(now_s).div_euclid(86_400);
-    if validity.left_s(now_s) <= 0 {
-        fail(check, format!("{path} is over since {} days", (-1 - days).max(0)), RENEW)
+    let left_s = validity.left_s(now_s);
+    if left_s <= 0 {
+        fail(check, format!("{path} is over since {}", span(-left_s)), RENEW)
     } else if validity.from_s > now_s {
         let found = format!("{path} is not valid before another {} s", validity.from_s - now_s);
         fail(
@@ -70,10 +68,18 @@ fn lasting(check: &'static str, path: &str, validity: Validity, now_s: i64) -> F
             found,
             "set the clock of this machine, or the one that signed it; else renew it",
         )
-    } else if days < WARN_DAYS {
-        warn(check, format!("{path} is over in {days} days"), RENEW)
+    } else if validity.is_nearly_over(now_s) {
+        warn(check, format!("{path} is over in {}", span(left_s)), RENEW)
     } else {
-        pass(check, format!("{path} is good for {days} days"))
+        pass(check, format!("{path} is good for {}", span(left_s)))
+    }
+}
+
+/// Days, or hours where those would say little.
+fn span(seconds: i64) -> String {
+    match seconds {
+        ..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -131,4 +137,24 @@ fn signed(
     let verifier = verifier.map_err(|error| foreign(&error))?;
     let taken = verifier.verify_client_cert(leaf, between, UnixTime::now());
     taken.map(drop).map_err(|error| foreign(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Verdict;
+
+    #[test]
+    fn a_certificate_that_is_short_lived_by_design_is_warned_of_in_its_last_third_alone() {
+        let judged = |life_h: i64, left_h: i64| {
+            let validity = Validity { from_s: 0, to_s: life_h * 3_600 };
+            lasting("api cert", "a.crt", validity, (life_h - left_h) * 3_600)
+        };
+        assert_eq!(judged(24, 20).verdict, Verdict::Pass);
+        let soon = judged(24, 7);
+        assert!(soon.verdict == Verdict::Warn && soon.found.contains("7 hours"), "{soon:?}");
+        assert_eq!(judged(24 * 365, 24 * 40).verdict, Verdict::Pass);
+        assert_eq!(judged(24 * 365, 24 * 29).verdict, Verdict::Warn);
+        assert_eq!(judged(24, -1).verdict, Verdict::Fail);
+    }
 }
