@@ -39,11 +39,21 @@ impl Secure {
     pub(super) fn read(config: &Config) -> Result<Self, NodeError> {
         let unusable = |error: Unusable| NodeError(format!("use the certificates: {error}"));
         let api = (!config.tls_cert.is_empty()).then(|| {
-            let files = Files::of(&config.tls_cert, &config.tls_key, &config.tls_client_ca);
+            let files = Files::of(
+                &config.tls_cert,
+                &config.tls_key,
+                &config.tls_client_ca,
+                &config.tls_revoked,
+            );
             Material::read(files, Callers::Known, b"http/1.1")
         });
         let peers = (!config.peer_tls_cert.is_empty()).then(|| {
-            let files = Files::of(&config.peer_tls_cert, &config.peer_tls_key, &config.peer_tls_ca);
+            let files = Files::of(
+                &config.peer_tls_cert,
+                &config.peer_tls_key,
+                &config.peer_tls_ca,
+                &config.peer_tls_revoked,
+            );
             Material::read(files, Callers::Certified, b"oarlock/1")
         });
         let cluster_name = config.cluster_name.as_str().into();

@@ -23,8 +23,8 @@ pub struct Validity {
     pub to_s: i64,
 }
 
-const SEQUENCE: u8 = 0x30;
-const VERSION: u8 = 0xa0;
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
@@ -79,7 +79,7 @@ impl Validity {
 }
 
 /// Tag and content of the first element, and what follows it.
-fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match usize::from(*first) {
@@ -95,12 +95,12 @@ fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// The same, of an element that must have this tag.
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     any(bytes).filter(|(found, _, _)| *found == tag).map(|(_, content, rest)| (content, rest))
 }
 
 /// `YYMMDDHHMMSSZ` from 1950 to 2049, or `YYYYMMDDHHMMSSZ`.
-fn seconds(tag: u8, text: &[u8]) -> Option<i64> {
+pub(super) fn seconds(tag: u8, text: &[u8]) -> Option<i64> {
     let digits = text.strip_suffix(b"Z")?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;

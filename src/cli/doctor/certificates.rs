@@ -9,7 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use super::{Finding, fail, pass, warn};
 use crate::config::Config;
 use crate::tls::material::{Callers, Files, Material, authority};
-use crate::tls::name;
+use crate::tls::{name, revoked};
 use crate::tls::validity::{Validity, now_s};
 
 const RENEW: &str = "renew it with `oarlock pki node` where the authority is, and put it in place: it is used \
@@ -18,18 +18,68 @@ const RENEW: &str = "renew it with `oarlock pki node` where the authority is, an
 /// A finding for each certificate that is configured.
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let api = (!config.tls_cert.is_empty()).then(|| {
-        let files = Files::of(&config.tls_cert, &config.tls_key, &config.tls_client_ca);
+        let files = Files::of(
+                &config.tls_cert,
+                &config.tls_key,
+                &config.tls_client_ca,
+                &config.tls_revoked,
+            );
         of("api cert", files, Callers::Known, &|leaf, _| named_as_advertised(config, leaf))
     });
     let peers = (!config.peer_tls_cert.is_empty()).then(|| {
-        let files = Files::of(&config.peer_tls_cert, &config.peer_tls_key, &config.peer_tls_ca);
+        let files = Files::of(
+                &config.peer_tls_cert,
+                &config.peer_tls_key,
+                &config.peer_tls_ca,
+                &config.peer_tls_revoked,
+            );
         let signed_by = files.authority.clone();
         of("peer cert", files, Callers::Certified, &|leaf, between| {
             named_as_node(config, leaf)?;
             signed_by.as_deref().map_or(Ok(()), |path| signed(path, leaf, between))
         })
     });
-    api.into_iter().chain(peers).collect()
+    let lists = [("api revoked", &config.tls_revoked), ("peer revoked", &config.peer_tls_revoked)];
+    let lists = lists.into_iter().filter(|(_, path)| !path.is_empty());
+    let lists = lists.map(|(check, path)| list(check, Path::new(path)));
+    api.into_iter().chain(peers).chain(lists).collect()
+}
+
+/// Whether a list of revoked certificates can be read, and is the newest by its own word.
+fn list(check: &'static str, path: &Path) -> Finding {
+    let told = path.display();
+    let text = std::fs::read(path).map_err(|error| format!("{told}: {error}"));
+    let lists = text.and_then(|text| revoked::lists(path, &text).map_err(|error| error.0));
+    let lists = match lists {
+        Ok(lists) => lists,
+        Err(why) => {
+            return fail(check, why, "make it anew with `oarlock pki revoke`, readable by the service");
+        }
+    };
+    let known: Option<Vec<Validity>> = lists.iter().map(revoked::current).collect();
+    let next = known.and_then(|all| all.into_iter().min_by_key(|it| it.to_s));
+    listed(check, &told.to_string(), next, now_s())
+}
+
+/// Of the list that is over first; none where one does not say.
+fn listed(check: &'static str, path: &str, next: Option<Validity>, now_s: i64) -> Finding {
+    const RENEW: &str = "make it anew with `oarlock pki revoke` where the authority is, and put it in \
+                         place; until then what was revoked since is let in";
+    match next {
+        None => warn(check, format!("{path} does not say until when it is the newest"), RENEW),
+        Some(next) if next.left_s(now_s) <= 0 => {
+            let since = span(-next.left_s(now_s));
+            warn(check, format!("{path} should have been made anew {since} ago"), RENEW)
+        }
+        Some(next) if next.is_nearly_over(now_s) => {
+            let left = span(next.left_s(now_s));
+            warn(check, format!("{path} should be made anew within {left}"), RENEW)
+        }
+        Some(next) => {
+            let left = span(next.left_s(now_s));
+            pass(check, format!("{path} is the newest for {left}"))
+        }
+    }
 }
 
 type Judge<'a> = &'a dyn Fn(&CertificateDer<'_>, &[CertificateDer<'_>]) -> Result<(), Finding>;
@@ -143,6 +193,19 @@ fn signed(
 mod tests {
     use super::*;
     use crate::cli::doctor::Verdict;
+
+    #[test]
+    fn a_list_of_revoked_certificates_that_should_be_newer_is_warned_of() {
+        let judged = |now_s: i64| {
+            let dates = Validity { from_s: 0, to_s: 300 * 86_400 };
+            listed("api revoked", "ca.crl", Some(dates), now_s)
+        };
+        assert_eq!(judged(86_400).verdict, Verdict::Pass);
+        let soon = judged(290 * 86_400);
+        assert!(soon.verdict == Verdict::Warn && soon.found.contains("10 days"), "{soon:?}");
+        assert!(judged(310 * 86_400).found.contains("9 days ago"));
+        assert_eq!(listed("api revoked", "ca.crl", None, 0).verdict, Verdict::Warn);
+    }
 
     #[test]
     fn a_certificate_that_is_short_lived_by_design_is_warned_of_in_its_last_third_alone() {
