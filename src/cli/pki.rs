@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
-    SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
 };
 
 use crate::cli::{Failure, print};
@@ -220,7 +220,8 @@ fn revoke(dir: &Path, named: &[String], out: &Path, days: u32) -> Result<(), Fai
     };
     let mut keys = Vec::new();
     for name in named {
-        let path = if Path::new(name).exists() { name.into() } else { dir.join(format!("{name}.crt")) };
+        let path =
+            if Path::new(name).exists() { name.into() } else { dir.join(format!("{name}.crt")) };
         let serial = serial(&path)?;
         let known = |line: &str| line.split(' ').next() == Some(serial.as_str());
         if !lines.lines().any(known) {

@@ -283,7 +283,11 @@ impl Batcher {
         let mut inbox = self.inbox();
         let from = inbox.level;
         if known_to_all > from && from > 0 {
-            tracing::info!(from, to = known_to_all, "all members know a higher level: the log rises");
+            tracing::info!(
+                from,
+                to = known_to_all,
+                "all members know a higher level: the log rises"
+            );
         }
         inbox.level = inbox.level.max(known_to_all);
         inbox.level

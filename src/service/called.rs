@@ -97,11 +97,7 @@ impl<R: Replicator> Service<R> {
         let _set_before = self.hears.set(hears);
     }
 
-    pub(super) fn telling<'a>(
-        &'a self,
-        caller: &'a Caller,
-        call: &Call,
-    ) -> Option<Telling<'a, R>> {
+    pub(super) fn telling<'a>(&'a self, caller: &'a Caller, call: &Call) -> Option<Telling<'a, R>> {
         let hears = self.hears.get()?;
         if !self.is_gate_closed() && !matches!(call, Call::Tokens(_)) {
             return None;
@@ -208,9 +204,9 @@ fn asked(call: &Call) -> Asked {
         Call::Propose(command) => asked_of_command(command),
         Call::Read(query) => {
             let lock = match query {
-                Query::Lock { name, .. } | Query::Fence { name, .. } | Query::History { name, .. } => {
-                    Some(name.clone())
-                }
+                Query::Lock { name, .. }
+                | Query::Fence { name, .. }
+                | Query::History { name, .. } => Some(name.clone()),
                 Query::Locks { .. } | Query::Lease(_) | Query::Session(_) | Query::Token(_) => None,
             };
             let locks = lock.into_iter().collect();

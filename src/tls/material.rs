@@ -7,9 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
@@ -288,9 +286,10 @@ fn fits(
 ) -> Result<(), Unusable> {
     let unknown = CertificateError::UnknownRevocationStatus;
     match chain.split_first() {
-        Some((leaf, between)) if is_refused_for(&unknown, verifier, leaf, between) => {
-            Err(unfit(files, &"it has no list of the authority that signed this node's certificate"))
-        }
+        Some((leaf, between)) if is_refused_for(&unknown, verifier, leaf, between) => Err(unfit(
+            files,
+            &"it has no list of the authority that signed this node's certificate",
+        )),
         Some(_) | None => Ok(()),
     }
 }

@@ -80,10 +80,7 @@ impl Changes {
 
     /// Is ready when a certificate that was shown is good no longer. `None` if it does not say how long
     /// it is good.
-    pub fn over(
-        mut self,
-        chain: Vec<CertificateDer<'static>>,
-    ) -> Option<BoxFuture<'static, Over>> {
+    pub fn over(mut self, chain: Vec<CertificateDer<'static>>) -> Option<BoxFuture<'static, Over>> {
         let validity = Validity::of_chain(&chain)?;
         let revoked = async move {
             while self.told.changed().await.is_ok() {

@@ -179,9 +179,8 @@ pub(crate) mod tests {
     #[test]
     fn a_certificate_is_nearly_over_in_the_last_third_of_its_life_or_the_last_days() {
         let day = 86_400;
-        let nearly = |life: i64, left: i64| {
-            Validity { from_s: 0, to_s: life }.is_nearly_over(life - left)
-        };
+        let nearly =
+            |life: i64, left: i64| Validity { from_s: 0, to_s: life }.is_nearly_over(life - left);
         assert!(!nearly(day, day / 2) && nearly(day, day / 4), "for a day");
         assert!(!nearly(90 * day, 31 * day) && nearly(90 * day, 29 * day), "for three months");
         assert!(!nearly(3650 * day, 31 * day) && nearly(3650 * day, 29 * day), "for ten years");

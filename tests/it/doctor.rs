@@ -132,9 +132,7 @@ fn a_wide_api_is_judged_by_what_it_answers_to_nobody_in_particular() {
         cluster.data(1).display()
     );
     fs::write(&config, text).expect("written");
-    let access = || {
-        verdict(&doctor(&["--config", config.to_str().expect("a path")]).1, "access").0
-    };
+    let access = || verdict(&doctor(&["--config", config.to_str().expect("a path")]).1, "access").0;
     assert_eq!(access(), "fail", "anybody is let in");
     let made = Command::new(env!("CARGO_BIN_EXE_oarlock"))
         .args(["tokens", "init", "--endpoint", cluster.api(1)])

@@ -9,8 +9,8 @@ use rustls::server::WebPkiClientVerifier;
 use super::{Finding, fail, pass, warn};
 use crate::config::Config;
 use crate::tls::material::{Callers, Files, Material, authority};
-use crate::tls::{name, revoked};
 use crate::tls::validity::{Validity, now_s};
+use crate::tls::{name, revoked};
 
 const RENEW: &str = "renew it with `oarlock pki node` where the authority is, and put it in place: it is used \
                      within seconds, without a restart";
@@ -19,20 +19,20 @@ const RENEW: &str = "renew it with `oarlock pki node` where the authority is, an
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let api = (!config.tls_cert.is_empty()).then(|| {
         let files = Files::of(
-                &config.tls_cert,
-                &config.tls_key,
-                &config.tls_client_ca,
-                &config.tls_revoked,
-            );
+            &config.tls_cert,
+            &config.tls_key,
+            &config.tls_client_ca,
+            &config.tls_revoked,
+        );
         of("api cert", files, Callers::Known, &|leaf, _| named_as_advertised(config, leaf))
     });
     let peers = (!config.peer_tls_cert.is_empty()).then(|| {
         let files = Files::of(
-                &config.peer_tls_cert,
-                &config.peer_tls_key,
-                &config.peer_tls_ca,
-                &config.peer_tls_revoked,
-            );
+            &config.peer_tls_cert,
+            &config.peer_tls_key,
+            &config.peer_tls_ca,
+            &config.peer_tls_revoked,
+        );
         let signed_by = files.authority.clone();
         of("peer cert", files, Callers::Certified, &|leaf, between| {
             named_as_node(config, leaf)?;
@@ -53,7 +53,11 @@ fn list(check: &'static str, path: &Path) -> Finding {
     let lists = match lists {
         Ok(lists) => lists,
         Err(why) => {
-            return fail(check, why, "make it anew with `oarlock pki revoke`, readable by the service");
+            return fail(
+                check,
+                why,
+                "make it anew with `oarlock pki revoke`, readable by the service",
+            );
         }
     };
     let known: Option<Vec<Validity>> = lists.iter().map(revoked::current).collect();

@@ -130,9 +130,8 @@ fn answered(reply: &Reply) -> (&'static str, Vec<&str>, Option<u64>) {
             | Outcome::ValueDeleted { .. }
             | Outcome::RecordPut(_) => word("done"),
         },
-        ReplyBody::Members(MembersReply::Refused(_)) | ReplyBody::Tokens(TokensReply::Refused(_)) => {
-            word("refused")
-        }
+        ReplyBody::Members(MembersReply::Refused(_))
+        | ReplyBody::Tokens(TokensReply::Refused(_)) => word("refused"),
         ReplyBody::Lock(_)
         | ReplyBody::Locks(_)
         | ReplyBody::Lease(_)

@@ -39,6 +39,14 @@ fn wanted(name: &str, rights: Vec<Right>) -> Wanted {
     Wanted { name: name.to_owned(), certificate: false, rights, ttl_ms: None, quotas }
 }
 
+/// The administrator: its id, and its word.
+async fn first_of<R: Replicator>(service: &Service<R>) -> (String, String) {
+    let nobody = Caller::default();
+    let made = service.create_credential(&nobody, wanted("root", Right::all()), true).await;
+    let (id, key) = made.expect("an answer").expect("made");
+    (id, key.expect("a key").word())
+}
+
 fn known<R: Replicator>(service: &Service<R>, word: &str) -> Caller {
     service.identify(Shown::Key(word), format_args!("a test")).expect("known")
 }
@@ -51,10 +59,9 @@ async fn what_changes_something_is_told_with_who_asked_and_renewals_are_not() {
     assert_eq!(taken(&heard), [] as [&str; 0], "nobody is asked who they are");
     service.call(Call::Propose(release(1)), REQUEST_DEADLINE).await.expect("released");
 
-    let first = service.create_credential(&Caller::default(), wanted("root", Right::all()), true);
-    let (id, key) = first.await.expect("an answer").expect("made");
+    let (id, key) = first_of(&service).await;
     assert_eq!(taken(&heard), [format!("anonymous create-token {id} [] answered")]);
-    let root = known(&service, &key.expect("a key").word());
+    let root = known(&service, &key);
     let call = async |call| service.call_as(&root, call, REQUEST_DEADLINE).await;
     call(take_any(2)).await.expect("granted");
     call(Call::Propose(Command::Renew { lease_id: LeaseId(2) })).await.expect("renewed");
@@ -75,9 +82,8 @@ async fn what_changes_something_is_told_with_who_asked_and_renewals_are_not() {
 #[tokio::test(start_paused = true)]
 async fn who_is_denied_or_hangs_up_is_told_of_too() {
     let (_solo, service) = leader();
-    let first = service.create_credential(&Caller::default(), wanted("root", Right::all()), true);
-    let (root_id, key) = first.await.expect("an answer").expect("made");
-    let root = known(&service, &key.expect("a key").word());
+    let (root_id, key) = first_of(&service).await;
+    let root = known(&service, &key);
     let narrow = vec!["acquire:ci/".parse().expect("a right")];
     let (id, key) = service
         .create_credential(&root, wanted("ci", narrow), false)

@@ -187,7 +187,8 @@ async fn a_repeat_that_comes_before_its_first_was_applied_shares_its_booking() {
     let busy = || Upset::Answers(ProposeError::NotDone("busy"));
     replicator.then(busy());
     replicator.then(busy());
-    let (first, repeated) = tokio::join!(by(take(8, Some(93))), by(on("lock-8", take(9, Some(93)))));
+    let (first, repeated) =
+        tokio::join!(by(take(8, Some(93))), by(on("lock-8", take(9, Some(93)))));
     assert!(first.is_err() && repeated.is_err());
     assert!(by(take(10, None)).await.is_ok());
 }
