@@ -151,7 +151,7 @@ async fn a_new_leader_books_a_session_with_all_its_leases_once_it_is_renewed_or_
 #[tokio::test(start_paused = true)]
 async fn who_leads_again_learns_what_a_session_took_under_others() {
     let (solo, service) = leader();
-    let one = credential(&service, bounded(Some(2), None)).await;
+    let one = credential(&service, bounded(Some(2), Some(5))).await;
     let by = async |call| service.call_of_peer(Some(one.clone()), call).await;
     assert!(by(open(71)).await.is_ok());
     // Another node led, and granted these.
