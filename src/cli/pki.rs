@@ -274,7 +274,11 @@ fn serial(path: &Path) -> Result<String, Failure> {
     let chain = certificates(path, &text).map_err(|Unusable(why)| Failure::usage(why))?;
     let serial = chain.first().and_then(revoked::serial);
     let serial = serial.ok_or_else(|| failed(&path.display().to_string(), "it has no number"))?;
-    Ok(serial.iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut digits = String::new();
+    for byte in serial {
+        let _infallible = write!(digits, "{byte:02x}");
+    }
+    Ok(digits)
 }
 
 fn bytes(digits: &str) -> Option<Vec<u8>> {

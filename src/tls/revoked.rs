@@ -88,7 +88,7 @@ impl Changes {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         Some(
             async move {

@@ -75,8 +75,8 @@ impl AuditFile {
     pub(super) fn begin(&mut self, applied: u64) -> io::Result<Option<Gap>> {
         let (begun, last) = (self.head.cluster == self.cluster, self.index());
         let missing = (begun && applied > last).then_some(Gap { from: last + 1, to: applied });
-        let lost = self.lost.take().map(|(from, to)| Record::lost(from, to));
-        let records = lost.into_iter().chain([Record::began()]).collect();
+        let gone = self.lost.take().map(|(from, to)| Record::lost(from, to));
+        let records = gone.into_iter().chain([Record::began()]).collect();
         let index = applied.max(last);
         self.write(&[Batch { index, wall_ms: None, missing, records }])?;
         Ok(missing)

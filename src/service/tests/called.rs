@@ -12,7 +12,7 @@ type Heard = Arc<Mutex<Vec<String>>>;
 /// Identity, what was asked for, the locks that were named, and the end.
 fn hear<R: Replicator>(service: &Service<R>) -> Heard {
     let heard = Heard::default();
-    let hears = Arc::clone(&heard);
+    let told = Arc::clone(&heard);
     service.on_called(Box::new(move |called| {
         let end = match called.end {
             End::Answered(reply) => match &reply.body {
@@ -25,7 +25,7 @@ fn hear<R: Replicator>(service: &Service<R>) -> Heard {
         };
         let locks: Vec<&str> = called.locks.iter().map(LockName::as_str).collect();
         let line = format!("{} {} [{}] {end}", called.identity, called.asked, locks.join(" "));
-        hears.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        told.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }));
     heard
 }
