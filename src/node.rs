@@ -141,6 +141,7 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     tasks.spawn(presence::stop_if_refused(Arc::clone(&local), raft.clone(), stop.clone()));
     keep_up(&mut tasks, &service);
     break_glass::keep(&mut tasks, &config, &service, &audit);
+    tell_calls(&service, &audit);
     tasks.spawn(disk::watch(reserve, Arc::clone(&replicator)));
     let segment_bytes = config.log_segment_bytes;
     tasks.spawn(disk::measure(log, Arc::clone(&snapshots), segment_bytes, Arc::clone(&metrics)));
@@ -182,6 +183,14 @@ fn keep_up(tasks: &mut JoinSet<()>, service: &Arc<Service<RaftReplicator>>) {
     let (expires, gate) = (Arc::clone(service), Arc::clone(service));
     tasks.spawn(async move { expires.expire().await });
     tasks.spawn(async move { gate.keep_gate().await });
+}
+
+/// Has the audit hear who calls this node, if there is one.
+fn tell_calls(service: &Service<RaftReplicator>, audit: &Arc<Audit>) {
+    if audit.is_on() {
+        let hears = Arc::clone(audit);
+        service.on_called(Box::new(move |called| hears.called(called, clock::wall_ms())));
+    }
 }
 
 /// Where others reach a node that joins.

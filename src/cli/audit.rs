@@ -82,8 +82,12 @@ pub(super) fn run(target: &Target, of: &OfAudit) -> Result<(), Failure> {
             1 => ", after those of another cluster".to_owned(),
             many => format!(", after those of others: the cluster changes {many} times"),
         };
+        let before = match it.first_line {
+            0 | 1 => String::new(),
+            first => format!("those before {first} are in none of these files; "),
+        };
         format!(
-            "lines {} to {} are as they were written; {gaps}\nlast entry {} of cluster {}{clusters}, \
+            "lines {} to {} are as they were written; {before}{gaps}\nlast entry {} of cluster {}{clusters}, \
              last hash {}\n",
             it.first_line, it.last_line, it.last_index, it.cluster, it.last_hash
         )

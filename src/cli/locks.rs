@@ -2,7 +2,7 @@
 //! `status`. They ask through the client and print for people, or JSON for scripts.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -115,6 +115,11 @@ impl Target {
             text.trim_end_matches('/').to_owned()
         };
         self.endpoints.iter().map(address).collect()
+    }
+
+    /// Where the authority of the nodes is.
+    pub(super) fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
     }
 
     /// Who asks.

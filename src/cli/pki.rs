@@ -1,6 +1,7 @@
 //! `oarlock pki`: a private authority for those who have none. It signs certificates of nodes and
 //! clients on the machine where it is kept; nothing of it is sent anywhere.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -10,12 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
 };
 
 use crate::cli::{Failure, print};
-use crate::tls::name;
+use crate::tls::material::{Unusable, certificates};
+use crate::tls::{name, revoked};
 
 /// A clock that is slow by less than this still takes a new certificate.
 const BACKDATED: Duration = Duration::from_hours(1);
@@ -48,6 +51,23 @@ pub(super) enum OfPki {
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
+    /// Revoke certificates: make, or extend, the list of those that nodes refuse
+    ///
+    /// Without a certificate the list is made anew, for another while. All certificates of a key have
+    /// one number, so those that it was renewed by are revoked with it; the next one has a new key.
+    Revoke {
+        #[command(flatten)]
+        place: Place,
+        /// Files of certificates, or their names in the directory: client-deploy, node-3
+        #[arg(value_name = "CERTIFICATE")]
+        certificates: Vec<String>,
+        /// Where the list goes [default: ca.crl in the directory]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// After how long it should be made anew; it stays in force after that
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..))]
+        days: u32,
+    },
     /// Make, or renew, the certificate of a client
     Client {
         #[command(flatten)]
@@ -73,6 +93,11 @@ pub(super) fn run(of: &OfPki) -> Result<(), Failure> {
         OfPki::Init { place, cluster_name, days } => init(&place.dir, cluster_name, *days),
         OfPki::Node { place, id, hosts, days } => node(&place.dir, *id, hosts, *days),
         OfPki::Client { place, name, days } => client(&place.dir, name, *days),
+        OfPki::Revoke { place, certificates, out, days } => {
+            let beside = || place.dir.join("ca.crl");
+            let out = out.clone().unwrap_or_else(beside);
+            revoke(&place.dir, certificates, &out, *days)
+        }
     }
 }
 
@@ -94,9 +119,14 @@ fn authority(cluster_name: &str, days: u32) -> CertificateParams {
     params
 }
 
-fn good_for(params: &mut CertificateParams, days: u32) {
+/// Since 1970.
+fn now() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "certificates are good by the wall clock")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn good_for(params: &mut CertificateParams, days: u32) {
+    let now = now();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + now.saturating_sub(BACKDATED);
     params.not_after = epoch + now + DAY * days;
@@ -177,6 +207,83 @@ fn client(dir: &Path, client: &str, days: u32) -> Result<(), Failure> {
         files.1.display()
     ));
     Ok(())
+}
+
+/// Keeps the numbers of what was revoked in a file of its own, `revoked`, and signs a list of them all.
+fn revoke(dir: &Path, named: &[String], out: &Path, days: u32) -> Result<(), Failure> {
+    let (cluster_name, ca_key) = kept(dir)?;
+    let kept = dir.join("revoked");
+    let mut lines = match fs::read_to_string(&kept) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(at(&kept)(error)),
+    };
+    let mut keys = Vec::new();
+    for name in named {
+        let path =
+            if Path::new(name).exists() { name.into() } else { dir.join(format!("{name}.crt")) };
+        let serial = serial(&path)?;
+        let known = |line: &str| line.split(' ').next() == Some(serial.as_str());
+        if !lines.lines().any(known) {
+            let _infallible = writeln!(lines, "{serial} {} {name}", now().as_secs());
+        }
+        keys.push(path.with_extension("key"));
+    }
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let listed = |line: &str| {
+        let mut words = line.split(' ');
+        let number = bytes(words.next()?)?;
+        let at = Duration::from_secs(words.next()?.parse().ok()?);
+        Some(RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&number),
+            revocation_time: epoch + at,
+            reason_code: None,
+            invalidity_date: None,
+        })
+    };
+    let revoked_certs: Option<Vec<_>> = lines.lines().map(listed).collect();
+    let revoked_certs = revoked_certs
+        .ok_or_else(|| Failure::usage(format!("{} is not as it was written", kept.display())))?;
+    let count = revoked_certs.len();
+    let list = CertificateRevocationListParams {
+        this_update: epoch + now().saturating_sub(BACKDATED),
+        next_update: epoch + now() + DAY * days,
+        crl_number: SerialNumber::from(now().as_secs()),
+        issuing_distribution_point: None,
+        revoked_certs,
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&Issuer::new(authority(&cluster_name, days), ca_key));
+    let list = list.and_then(|list| list.pem()).map_err(|error| failed("sign", error))?;
+    write(&kept, &lines, 0o644)?;
+    write(out, &list, 0o644)?;
+    for key in keys.iter().filter(|key| key.starts_with(dir) && key.exists()) {
+        fs::rename(key, key.with_extension("key-revoked")).map_err(at(key))?;
+    }
+    print(&format!(
+        "{count} on the list. Put it on every node, where the list before it was, or name it there:\n\n  \
+         tls_revoked = \"{0}\"\n  peer_tls_revoked = \"{0}\"\n",
+        out.display()
+    ));
+    Ok(())
+}
+
+/// The number of a certificate, in hexadecimal digits.
+fn serial(path: &Path) -> Result<String, Failure> {
+    let text = fs::read(path).map_err(at(path))?;
+    let chain = certificates(path, &text).map_err(|Unusable(why)| Failure::usage(why))?;
+    let serial = chain.first().and_then(revoked::serial);
+    let serial = serial.ok_or_else(|| failed(&path.display().to_string(), "it has no number"))?;
+    let mut digits = String::new();
+    for byte in serial {
+        let _infallible = write!(digits, "{byte:02x}");
+    }
+    Ok(digits)
+}
+
+fn bytes(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.map(|it| u8::from_str_radix(std::str::from_utf8(it).ok()?, 16).ok()).collect()
 }
 
 /// The cluster's name, and the key of its authority.

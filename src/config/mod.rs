@@ -79,12 +79,16 @@ pub struct Config {
     pub tls_key: String,
     /// Authority of client certificates; empty for none.
     pub tls_client_ca: String,
+    /// Lists of client certificates that it revoked; empty for none.
+    pub tls_revoked: String,
     /// Certificate of this node among its peers; empty for none, and then no TLS.
     pub peer_tls_cert: String,
     /// Its key.
     pub peer_tls_key: String,
     /// Authority of the certificates of peers.
     pub peer_tls_ca: String,
+    /// Lists of those that it revoked; empty for none.
+    pub peer_tls_revoked: String,
     /// Hash of a key with all rights, for who has lost all others; empty for none.
     pub break_glass_hash: String,
     /// Refuses whoever does not show who they are, also while no token exists.
@@ -134,9 +138,11 @@ impl Default for Config {
             tls_cert: String::new(),
             tls_key: String::new(),
             tls_client_ca: String::new(),
+            tls_revoked: String::new(),
             peer_tls_cert: String::new(),
             peer_tls_key: String::new(),
             peer_tls_ca: String::new(),
+            peer_tls_revoked: String::new(),
             break_glass_hash: String::new(),
             auth_required: false,
             insecure_bind: false,
@@ -349,6 +355,8 @@ mod tests {
             "tls_cert = \"a\"",
             "tls_key = \"a\"",
             "tls_client_ca = \"a\"",
+            "tls_cert = \"a\"\ntls_key = \"b\"\ntls_revoked = \"c\"",
+            "peer_tls_revoked = \"a\"",
             "peer_tls_cert = \"a\"\npeer_tls_key = \"b\"",
             "cluster_name = \"Not A Name\"",
         ] {

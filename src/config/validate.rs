@@ -89,6 +89,14 @@ fn certificates(config: &Config, problems: &mut Vec<String>) {
         problems
             .push("tls_client_ca needs tls_cert: without TLS nobody shows a certificate.".into());
     }
+    for (list, its, authority, others) in [
+        ("tls_revoked", &config.tls_revoked, "tls_client_ca", &config.tls_client_ca),
+        ("peer_tls_revoked", &config.peer_tls_revoked, "peer_tls_ca", &config.peer_tls_ca),
+    ] {
+        if !its.is_empty() && others.is_empty() {
+            problems.push(format!("{list} needs {authority}, which signed what it lists."));
+        }
+    }
     let hash = config.break_glass_hash.as_str();
     let digits = |text: &str| text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
     if !hash.is_empty() && (hash.len() != 64 || !digits(hash)) {

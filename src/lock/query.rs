@@ -238,6 +238,12 @@ impl Machine {
         }
     }
 
+    /// The leases, held or waiting, that an open session keeps alive. For the node's own use.
+    pub fn leases_of_session(&self, session_id: SessionId) -> impl Iterator<Item = LeaseId> + '_ {
+        let opened = self.sessions.open.get(&session_id);
+        opened.into_iter().flat_map(|opened| opened.leases.iter().copied())
+    }
+
     /// Whether the token belongs to a lease of this lock that is held at this instant; if not, the
     /// lock as it is. Says nothing about the next instant (P10).
     pub fn fence(&self, name: &LockName, token: Token) -> Result<Holder, Box<LockView>> {

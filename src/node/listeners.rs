@@ -27,8 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Connections of those who run the cluster; apart from those of clients, which cannot use them up.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
-/// So many days ahead the end of a certificate is warned of, in the log and by `oarlock doctor`.
-const WARN_DAYS: i64 = 30;
 
 /// The certificates of both listeners, as far as they have any.
 pub(super) struct Secure {
@@ -41,11 +39,21 @@ impl Secure {
     pub(super) fn read(config: &Config) -> Result<Self, NodeError> {
         let unusable = |error: Unusable| NodeError(format!("use the certificates: {error}"));
         let api = (!config.tls_cert.is_empty()).then(|| {
-            let files = Files::of(&config.tls_cert, &config.tls_key, &config.tls_client_ca);
+            let files = Files::of(
+                &config.tls_cert,
+                &config.tls_key,
+                &config.tls_client_ca,
+                &config.tls_revoked,
+            );
             Material::read(files, Callers::Known, b"http/1.1")
         });
         let peers = (!config.peer_tls_cert.is_empty()).then(|| {
-            let files = Files::of(&config.peer_tls_cert, &config.peer_tls_key, &config.peer_tls_ca);
+            let files = Files::of(
+                &config.peer_tls_cert,
+                &config.peer_tls_key,
+                &config.peer_tls_ca,
+                &config.peer_tls_revoked,
+            );
             Material::read(files, Callers::Certified, b"oarlock/1")
         });
         let cluster_name = config.cluster_name.as_str().into();
@@ -172,7 +180,7 @@ impl Watched {
                 %certificate, of = self.of,
                 "this certificate is not valid yet: set the clock of this machine, or renew it"
             );
-        } else if days < WARN_DAYS && is_news {
+        } else if validity.is_nearly_over(now_s) && is_news {
             tracing::warn!(
                 %certificate, of = self.of, days,
                 "this certificate runs out soon: renew it (`oarlock pki node`)"

@@ -85,7 +85,7 @@ struct Inbox {
     /// Of all items.
     bytes: usize,
     in_flight: usize,
-    /// Of the entries of this leadership so far; it never falls.
+    /// Of the log as this leadership found it and wrote on; it never falls.
     level: u16,
 }
 
@@ -153,20 +153,21 @@ impl Batcher {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a leadership: the clock starts at `base`, and `DetachAll` is proposed alone. Others
-    /// may follow once the returned receiver heard its outcome and [`Self::open`] was called: a
+    /// Begins a leadership: the clock starts at `base`, the log has that `level`, and `DetachAll` is
+    /// proposed alone. Others may follow once the returned receiver heard its outcome and [`Self::open`] was called: a
     /// detach that came after a new waiter's attach would cut off somebody who is connected.
     pub(crate) fn begin(
         &self,
         leader: CommittedLeaderId,
         base: LeaseTime,
+        level: u16,
     ) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
         let (reply, heard) = oneshot::channel();
         let until = (self.counts_until)();
         let mut inbox = self.inbox();
         debug_assert!(inbox.items.is_empty(), "the former leadership was ended");
         inbox.leader = Some(leader);
-        inbox.level = 0;
+        inbox.level = level;
         inbox.clock.start(base, clock::now(), until);
         let (command, reply) = (Command::DetachAll, Some(reply));
         inbox.push(Item { at: base, bytes: command_bytes(&command), command, reply });
@@ -275,12 +276,18 @@ impl Batcher {
         }
     }
 
-    /// What all members know, and no less than what this leadership has written already.
+    /// What all members know, and no less than what the log has already. A new one, which has no
+    /// level yet, does not rise.
     fn level_of_next(&self) -> u16 {
         let known_to_all = (self.level)();
         let mut inbox = self.inbox();
-        if known_to_all > inbox.level && inbox.level > 0 {
-            tracing::info!(level = known_to_all, "all members know a higher level: the log rises");
+        let from = inbox.level;
+        if known_to_all > from && from > 0 {
+            tracing::info!(
+                from,
+                to = known_to_all,
+                "all members know a higher level: the log rises"
+            );
         }
         inbox.level = inbox.level.max(known_to_all);
         inbox.level

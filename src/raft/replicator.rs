@@ -283,7 +283,7 @@ impl RaftReplicator {
         loop {
             let (base, level) = self.machine.with(|machine| (machine.now(), machine.level()));
             self.peers.levels().applied(level);
-            match self.batcher.begin(leader, base).await {
+            match self.batcher.begin(leader, base, level).await {
                 Ok(Ok(_)) => return self.batcher.open(leader),
                 // It was given away, in a moment in which this node did not know of it.
                 Ok(Err(ProposeError::NotLeader(Some(to)))) if to != self.node_id => {

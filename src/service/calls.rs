@@ -200,6 +200,20 @@ impl<R: Replicator> Service<R> {
         call: Call,
         deadline: Duration,
     ) -> Result<Reply, ServiceError> {
+        let telling = self.telling(caller, &call);
+        let answer = self.answer_as(caller, call, deadline).await;
+        if let Some(telling) = telling {
+            telling.end(&answer);
+        }
+        answer
+    }
+
+    async fn answer_as(
+        &self,
+        caller: &Caller,
+        call: Call,
+        deadline: Duration,
+    ) -> Result<Reply, ServiceError> {
         self.admit(caller, &call)?;
         if !waits(&call) {
             let mut reply = self.answer(call, caller.id(), deadline).await?;

@@ -293,17 +293,26 @@ impl<R: Replicator> Service<R> {
         }
         let known = found.and_then(|credential| current.known.get(&credential.id));
         // Who guesses learns no more than this.
-        let known = known.ok_or_else(|| unauthenticated(match shown {
-            Shown::Certificate(name) => format!(
-                "the client certificate names `{name}`, which has no rights here; give it some with \
-                 `oarlock tokens create --certificate`"
-            ),
-            Shown::Nothing | Shown::Key(_) => "this access token is unknown or was revoked".into(),
-        }))?;
+        let Some(known) = known else {
+            let error = unauthenticated(match shown {
+                Shown::Certificate(name) => format!(
+                    "the client certificate names `{name}`, which has no rights here; give it some \
+                     with `oarlock tokens create --certificate`"
+                ),
+                Shown::Nothing | Shown::Key(_) => {
+                    "this access token is unknown or was revoked".into()
+                }
+            });
+            self.tell_stranger(shown, asked, &error);
+            return Err(error);
+        };
+        let caller = Caller(Some(Arc::clone(known)));
         if known.credential.is_expired(self.replicator.lease_now()) {
-            return Err(unauthenticated("this credential has expired".into()));
+            let error = unauthenticated("this credential has expired".into());
+            self.tell_denied(&caller, asked, &[], &error);
+            return Err(error);
         }
-        Ok(Caller(Some(Arc::clone(known))))
+        Ok(caller)
     }
 
     /// Whether the caller is still who it was, and its credential still good.
@@ -332,8 +341,8 @@ impl<R: Replicator> Service<R> {
         Ok(Some(&known.credential))
     }
 
-    /// Refuses unless the caller may do that.
-    pub fn permit(
+    /// Whether the caller may do that, and why not; see [`Service::permit`].
+    pub(super) fn may(
         &self,
         caller: &Caller,
         verb: Verb,
@@ -400,7 +409,7 @@ impl<R: Replicator> Service<R> {
         query: Query,
     ) -> Result<(Reply, Option<Duration>), ServiceError> {
         let call = Call::Read(query);
-        self.admit(caller, &call)?;
+        self.admit(caller, &call).inspect_err(|error| self.tell_read(caller, &call, error))?;
         let Call::Read(query) = &call else { return Err(ServiceError::NoLeader) };
         let (mut reply, age) = self.stale(query);
         caller.redact(&mut reply);

@@ -1,6 +1,6 @@
 //! The service itself: what it is made of, what replication calls back into, and how it stops.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LeaseId, SessionId};
@@ -8,6 +8,7 @@ use oarlock_core::outcome::{EndReason, Outcome};
 use oarlock_core::planted::{Bug, planted};
 use tokio::sync::{Semaphore, watch};
 
+use crate::service::called::Hears;
 use crate::service::calls::{PEER_SLACK, deadline_of};
 use crate::service::error::ServiceError;
 use crate::service::estimate::Holds;
@@ -64,6 +65,7 @@ pub struct Service<R: Replicator> {
     pub(super) ranks: Ranks,
     pub(super) gate: Gate,
     pub(super) ledger: Ledger,
+    pub(super) hears: OnceLock<Hears>,
     pub(super) draining: watch::Sender<bool>,
     leadership: watch::Receiver<Leadership>,
     pub(super) ids: IdSource,
@@ -101,6 +103,7 @@ impl<R: Replicator> Service<R> {
             ranks: Ranks::default(),
             gate,
             ledger: Ledger::default(),
+            hears: OnceLock::new(),
             draining: watch::Sender::new(false),
             ids,
             members_turn: Semaphore::new(1),

@@ -3,104 +3,65 @@
 //! ```text
 //!  admitted -> booked before the proposal -> the answer settles it -> its end in the log strikes it out
 //!  renewal, attach  --------------------------^ after a change of leaders
+//!  first use of a session --------------------^ with all that the machine has under it
 //! ```
 //! Nothing of it is in the log: the core does not know identities. Who leads anew knows nobody's
 //! leases at first and learns them as they are renewed, which is within their TTL; until then an
-//! identity may get more. A booking whose fate is not known stays until its quota is asked for and
-//! the machine does not know the lease. Costs nothing for identities without such a quota.
+//! identity may get more. A booking whose fate is not known, because its call was lost or hung up, stays
+//! until its quota is asked for and the machine does not know the lease. Costs nothing for identities
+//! without such a quota.
 
-use std::collections::BTreeMap;
+mod book;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oarlock_core::command::Command;
-use oarlock_core::ids::{LeaseId, SessionId};
+use oarlock_core::command::{Command, LeaseTerm};
+use oarlock_core::ids::{LeaseId, RequestId, SessionId};
 use oarlock_core::machine::Machine;
 use oarlock_core::outcome::Outcome;
 use oarlock_core::query::{LeaseView, SessionView};
-use oarlock_core::time::LeaseTime;
 
 use crate::auth::credential::Credential;
-use crate::service::calls::REQUEST_DEADLINE;
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
+use crate::service::ledger::book::{Book, Fate, Key, Moment, Thing};
 use crate::service::replicator::{Call, Replicator, Reply, ReplyBody};
-
-/// Something that counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Thing {
-    Lease(LeaseId),
-    Session(SessionId),
-}
-
-/// Whose it is, and since when.
-#[derive(Debug)]
-struct Entry {
-    whose: String,
-    since: LeaseTime,
-}
-
-/// How many things of each kind one identity has.
-#[derive(Debug, Default, Clone, Copy)]
-struct Used {
-    leases: u32,
-    sessions: u32,
-    /// When what may have ended unheard was last looked for.
-    looked_at: LeaseTime,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    things: BTreeMap<Thing, Entry>,
-    used: BTreeMap<String, Used>,
-}
 
 /// The standard lock: never held across an await, nor while the machine is looked at.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// Whether there ever was an entry: without one an end in the log costs a load.
     any: AtomicBool,
-    kept: Mutex<Kept>,
+    book: Mutex<Book>,
 }
 
 /// What a call takes or keeps.
 enum Intent {
     /// New things, which count against the quota.
-    Takes(Vec<Thing>),
+    Takes(Taking),
     /// One that is there already, or takes the place of one.
     Keeps(Thing),
     Nothing,
 }
 
-impl Kept {
-    fn count(&mut self, whose: &str, thing: Thing) -> &mut u32 {
-        let used = self.used.entry(whose.to_owned()).or_default();
-        match thing {
-            Thing::Lease(_) => &mut used.leases,
-            Thing::Session(_) => &mut used.sessions,
-        }
-    }
-
-    fn put(&mut self, whose: &str, thing: Thing, since: LeaseTime) {
-        self.strike(thing);
-        self.things.insert(thing, Entry { whose: whose.to_owned(), since });
-        *self.count(whose, thing) += 1;
-    }
-
-    fn strike(&mut self, thing: Thing) {
-        if let Some(Entry { whose, .. }) = self.things.remove(&thing) {
-            let count = self.count(&whose, thing);
-            *count = count.saturating_sub(1);
-            if self.used.get(&whose).is_some_and(|used| used.leases == 0 && used.sessions == 0) {
-                self.used.remove(&whose);
-            }
-        }
-    }
+struct Taking {
+    things: Vec<Thing>,
+    first: Thing,
+    request_id: Option<RequestId>,
+    /// The session that keeps them alive.
+    under: Option<SessionId>,
 }
 
 impl Ledger {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same for whoever may write the first entry.
+    fn opened(&self) -> MutexGuard<'_, Book> {
+        self.any.store(true, Ordering::Release);
+        self.book()
     }
 
     /// The log ended a lease.
@@ -115,70 +76,25 @@ impl Ledger {
 
     fn ended(&self, thing: Thing) {
         if self.any.load(Ordering::Acquire) {
-            self.kept().strike(thing);
+            self.book().strike(thing);
         }
     }
+}
 
-    /// Notes what is there. What has no bound is not noted: nothing would ever look whether its end
-    /// was missed.
-    fn put(&self, credential: &Credential, things: &[Thing], now: LeaseTime) {
-        self.any.store(true, Ordering::Release);
-        let mut kept = self.kept();
-        for thing in things.iter().filter(|thing| limit(credential, **thing).is_some()) {
-            kept.put(&credential.id, *thing, now);
-        }
-    }
+/// A call that is under way, and what it booked. One that is dropped before its answer leaves that in
+/// doubt: it was handed to the log in the moment in which it was booked.
+struct Booking<'a, R: Replicator> {
+    service: &'a Service<R>,
+    whose: &'a str,
+    key: Key,
+    fate: Option<Fate>,
+}
 
-    fn strike(&self, things: &[Thing]) {
-        let mut kept = self.kept();
-        for thing in things {
-            kept.strike(*thing);
-        }
-    }
-
-    /// Books them all, or says what there would be too much of.
-    fn book(
-        &self,
-        credential: &Credential,
-        things: &[Thing],
-        now: LeaseTime,
-    ) -> Result<(), ServiceError> {
-        let Some(first) = things.first() else { return Ok(()) };
-        let Some(limit) = limit(credential, *first) else { return Ok(()) };
-        let what = match first {
-            Thing::Lease(_) => "locks held or waited for",
-            Thing::Session(_) => "open sessions",
-        };
-        self.any.store(true, Ordering::Release);
-        let mut kept = self.kept();
-        // A second try of the same call finds its own booking.
-        let booked =
-            |thing: &Thing| kept.things.get(thing).is_some_and(|it| it.whose == credential.id);
-        let more = things.iter().filter(|thing| !booked(thing)).count();
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let count = *kept.count(&credential.id, *first);
-        if more > 0 && count.saturating_add(more) > limit {
-            return Err(ServiceError::OverQuota { what: what.to_owned(), limit });
-        }
-        for thing in things {
-            kept.put(&credential.id, *thing, now);
-        }
-        Ok(())
-    }
-
-    /// What of an identity may have ended without being heard of: nothing that may still be on its
-    /// way. At most once in a while, because whoever is over its quota may ask as often as it likes.
-    fn doubtful(&self, whose: &str, now: LeaseTime) -> Vec<Thing> {
-        let mut kept = self.kept();
-        let used = kept.used.entry(whose.to_owned()).or_default();
-        if now < used.looked_at {
-            return Vec::new();
-        }
-        used.looked_at = now.plus_ms(1_000);
-        let deadline_ms = u64::try_from(REQUEST_DEADLINE.as_millis()).unwrap_or(u64::MAX);
-        let old = |entry: &Entry| entry.since.plus_ms(deadline_ms) <= now;
-        let all = kept.things.iter().filter(|(_, entry)| entry.whose == whose && old(entry));
-        all.map(|(thing, _)| *thing).collect()
+impl<R: Replicator> Drop for Booking<'_, R> {
+    fn drop(&mut self) {
+        let fate = self.fate.take().unwrap_or(Fate::Doubt);
+        let at = self.service.moment();
+        self.service.ledger.book().settle(self.whose, self.key, fate, at);
     }
 }
 
@@ -194,56 +110,104 @@ impl<R: Replicator> Service<R> {
         let Some(credential) = bounded else { return self.serve(call).await };
         match self.intent(&call) {
             Intent::Nothing => self.serve(call).await,
-            Intent::Keeps(thing) => {
-                let reply = self.serve(call).await?;
-                if is_kept(&reply) {
-                    let things = granted(&reply).unwrap_or_else(|| vec![thing]);
-                    self.ledger.put(&credential, &things, self.replicator.lease_now());
+            Intent::Keeps(thing) => self.serve_kept(&credential, thing, call).await,
+            Intent::Takes(taking) => {
+                let Some(limit) = limit(&credential, taking.first) else {
+                    return self.serve(call).await;
+                };
+                if let Some(session_id) = taking.under {
+                    self.adopt(&credential, session_id);
                 }
-                Ok(reply)
-            }
-            Intent::Takes(things) => {
-                self.book(&credential, &things)?;
+                let Some(key) = self.book(&credential, &taking, limit).await else {
+                    if taking.request_id.is_some_and(|id| self.repeats(id)) {
+                        return self.serve_kept(&credential, taking.first, call).await;
+                    }
+                    return Err(over(taking.first, limit));
+                };
+                let whose = &credential.id;
+                let mut booking = Booking { service: self, whose, key, fate: None };
                 let reply = self.serve(call).await;
-                self.settle(&credential, &things, &reply);
+                booking.fate = Some(fate(&reply, &taking));
                 reply
             }
         }
     }
 
-    fn book(&self, credential: &Credential, things: &[Thing]) -> Result<(), ServiceError> {
-        let now = self.replicator.lease_now();
-        let Err(over) = self.ledger.book(credential, things, now) else { return Ok(()) };
-        let doubtful = self.ledger.doubtful(&credential.id, now);
-        let gone: Vec<Thing> = self.replicator.with_machine(|machine| {
-            doubtful.into_iter().filter(|thing| is_gone(machine, *thing)).collect()
-        });
-        if gone.is_empty() {
-            return Err(over);
-        }
-        self.ledger.strike(&gone);
-        self.ledger.book(credential, things, now)
-    }
-
-    /// What was booked stays if it is there now, or may be.
-    fn settle(
+    /// Answers a call that takes nothing new, and learns from it whose that is.
+    async fn serve_kept(
         &self,
         credential: &Credential,
-        things: &[Thing],
-        reply: &Result<Reply, ServiceError>,
-    ) {
-        let now = self.replicator.lease_now();
-        match reply {
-            Err(error) if !error.is_not_done() => {}
-            Ok(reply) if is_kept(reply) => {
-                // Of a request that came before under other ids.
-                if let Some(granted) = granted(reply).filter(|granted| granted != things) {
-                    self.ledger.strike(things);
-                    self.ledger.put(credential, &granted, now);
-                }
+        thing: Thing,
+        call: Call,
+    ) -> Result<Reply, ServiceError> {
+        let reply = self.serve(call).await?;
+        if is_kept(&reply) {
+            if let Thing::Session(session_id) = thing {
+                self.adopt(credential, session_id);
             }
-            Ok(_) | Err(_) => self.ledger.strike(things),
+            let at = self.moment();
+            let things = granted(&reply).unwrap_or_else(|| vec![thing]);
+            let mut book = self.ledger.opened();
+            for thing in things.into_iter().filter(|thing| is_noted(credential, *thing)) {
+                book.put(&credential.id, thing, at);
+            }
         }
+        Ok(reply)
+    }
+
+    /// A session that this leadership has not seen yet belongs to who uses it first, with all that it
+    /// keeps alive and nobody else has in the book: nobody renews that singly.
+    fn adopt(&self, credential: &Credential, session_id: SessionId) {
+        let at = self.moment();
+        if !is_noted(credential, Thing::Session(session_id))
+            || self.ledger.book().knows_session(session_id, at.term)
+        {
+            return;
+        }
+        let found = self.replicator.with_machine(|machine| {
+            let open = matches!(machine.session(session_id), SessionView::Open(_));
+            open.then(|| machine.leases_of_session(session_id).collect::<Vec<LeaseId>>())
+        });
+        let Some(leases) = found else { return };
+        let mut book = self.ledger.opened();
+        for lease in leases.into_iter().map(Thing::Lease) {
+            if is_noted(credential, lease) && !book.knows(lease) {
+                book.put(&credential.id, lease, at);
+            }
+        }
+        book.put(&credential.id, Thing::Session(session_id), at);
+    }
+
+    /// Books what a call takes. Before that is refused, it is looked up what of it is gone unheard.
+    async fn book(&self, credential: &Credential, taking: &Taking, limit: u32) -> Option<Key> {
+        let key = taking.request_id.map_or(Key::First(taking.first), Key::Request);
+        let book = || {
+            let at = self.moment();
+            self.ledger.opened().book(&credential.id, key, &taking.things, limit, at)
+        };
+        if let Some(key) = book() {
+            return Some(key);
+        }
+        let now = self.replicator.lease_now();
+        let doubtful = self.ledger.book().doubtful(&credential.id, now);
+        if doubtful.is_empty() {
+            return None;
+        }
+        // What was handed to the log before this is decided when this is.
+        self.replicator.propose(Command::Advance).await.ok()?;
+        let looked_up: Vec<(Thing, bool)> = self.replicator.with_machine(|machine| {
+            doubtful.into_iter().map(|thing| (thing, is_gone(machine, thing))).collect()
+        });
+        let mut ledger = self.ledger.book();
+        for (thing, is_gone) in looked_up {
+            ledger.looked_at(thing, is_gone, now);
+        }
+        drop(ledger);
+        book()
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.replicator.lease_now(), term: self.leadership().term }
     }
 
     /// The credential with that id, if it bounds locks or sessions.
@@ -253,14 +217,21 @@ impl<R: Replicator> Service<R> {
         (quotas.locks.is_some() || quotas.sessions.is_some()).then_some(credential)
     }
 
+    fn repeats(&self, request_id: RequestId) -> bool {
+        self.replicator.with_machine(|machine| machine.knows_request(request_id))
+    }
+
     fn intent(&self, call: &Call) -> Intent {
         let Call::Propose(command) = call else { return Intent::Nothing };
-        let (request_id, things) = match command {
-            Command::Acquire(it) => (it.request_id, vec![Thing::Lease(it.lease_id)]),
-            Command::AcquireMany(it) => {
-                (it.request_id, it.claims.iter().map(|it| Thing::Lease(it.lease_id)).collect())
+        let (request_id, under, things) = match command {
+            Command::Acquire(it) => {
+                (it.request_id, session_of(it.term), vec![Thing::Lease(it.lease_id)])
             }
-            Command::OpenSession(it) => (it.request_id, vec![Thing::Session(it.session_id)]),
+            Command::AcquireMany(it) => {
+                let things = it.claims.iter().map(|it| Thing::Lease(it.lease_id)).collect();
+                (it.request_id, session_of(it.term), things)
+            }
+            Command::OpenSession(it) => (it.request_id, None, vec![Thing::Session(it.session_id)]),
             Command::HandOver(it) => return Intent::Keeps(Thing::Lease(it.new_lease_id)),
             Command::Attach { lease_id } | Command::Renew { lease_id, .. } => {
                 return Intent::Keeps(Thing::Lease(*lease_id));
@@ -278,12 +249,50 @@ impl<R: Replicator> Service<R> {
             | Command::DeleteValue { .. }
             | Command::PutRecord { .. } => return Intent::Nothing,
         };
-        let repeats = |id| self.replicator.with_machine(|machine| machine.knows_request(id));
-        match things.first() {
+        match things.first().copied() {
             // It takes nothing that it did not take before, and must hear what became of that.
-            Some(first) if request_id.is_some_and(repeats) => Intent::Keeps(*first),
-            Some(_) => Intent::Takes(things),
+            Some(first) if request_id.is_some_and(|id| self.repeats(id)) => Intent::Keeps(first),
+            Some(first) => Intent::Takes(Taking { things, first, request_id, under }),
             None => Intent::Nothing,
+        }
+    }
+}
+
+fn session_of(term: LeaseTerm) -> Option<SessionId> {
+    match term {
+        LeaseTerm::Session(session_id) => Some(session_id),
+        LeaseTerm::Ttl(_) | LeaseTerm::Forever => None,
+    }
+}
+
+fn over(first: Thing, limit: u32) -> ServiceError {
+    let what = match first {
+        Thing::Lease(_) => "locks held or waited for",
+        Thing::Session(_) => "open sessions",
+    };
+    ServiceError::OverQuota { what: what.to_owned(), limit }
+}
+
+/// What became of a call that takes.
+fn fate(reply: &Result<Reply, ServiceError>, taking: &Taking) -> Fate {
+    match reply {
+        // It may be a request that came before under other ids.
+        Ok(reply) if is_kept(reply) => {
+            Fate::Granted(granted(reply).unwrap_or_else(|| taking.things.clone()))
+        }
+        Ok(_) => Fate::Nothing,
+        Err(error) if error.is_not_done() => Fate::Nothing,
+        Err(_) => Fate::Doubt,
+    }
+}
+
+/// Whether it is written down. What no bound is for is not: nothing would ever look whether its end
+/// was missed. Sessions lead to their leases.
+fn is_noted(credential: &Credential, thing: Thing) -> bool {
+    match thing {
+        Thing::Lease(_) => credential.quotas.locks.is_some(),
+        Thing::Session(_) => {
+            credential.quotas.sessions.is_some() || credential.quotas.locks.is_some()
         }
     }
 }

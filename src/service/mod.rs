@@ -11,6 +11,7 @@
 //! Start reading at [`handle`].
 
 pub mod break_glass;
+pub mod called;
 mod calls;
 mod cluster;
 mod demands;

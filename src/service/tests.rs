@@ -1,5 +1,6 @@
 //! Tests of the use cases: on one node under paused time, and as a follower of scripted leaders.
 
+mod called;
 mod doubts;
 mod members;
 mod quotas;

@@ -30,6 +30,12 @@ fn of_certificate(problem: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => format!(
             "its certificate is not valid yet: compare the clocks of both machines ({problem})"
         ),
+        CertificateError::Revoked => {
+            "its certificate was revoked: if it should be let in, give it a new one".to_owned()
+        }
+        CertificateError::UnknownRevocationStatus => "its authority has no list among the revoked \
+                                                      certificates that are configured here"
+            .to_owned(),
         // An authority of the same name did not sign it.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its certificate is of another authority than the one \
@@ -46,6 +52,7 @@ fn of_certificate(problem: &CertificateError) -> String {
 fn of_alert(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::CertificateExpired => "it says that our certificate is not valid now",
+        AlertDescription::CertificateRevoked => "it says that our certificate was revoked",
         AlertDescription::UnknownCA => "it says that our certificate is of another authority",
         AlertDescription::CertificateRequired => "it asks for a certificate, and we have none",
         AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {

@@ -4,14 +4,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
+use tokio::sync::watch;
 
+use crate::tls::revoked::{self, Changes};
 use crate::tls::validity::Validity;
 
 /// Whom a listener lets in that has an authority for callers.
@@ -30,13 +32,16 @@ pub struct Files {
     pub key: PathBuf,
     /// The authority of the other end.
     pub authority: Option<PathBuf>,
+    /// What that authority revoked.
+    pub revoked: Option<PathBuf>,
 }
 
 impl Files {
-    /// As they are configured; an empty authority is none.
-    pub fn of(certificate: &str, key: &str, authority: &str) -> Self {
-        let authority = (!authority.is_empty()).then(|| PathBuf::from(authority));
-        Self { certificate: certificate.into(), key: key.into(), authority }
+    /// As they are configured; an empty authority is none, and so is an empty list.
+    pub fn of(certificate: &str, key: &str, authority: &str, revoked: &str) -> Self {
+        let some = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+        let (authority, revoked) = (some(authority), some(revoked));
+        Self { certificate: certificate.into(), key: key.into(), authority, revoked }
     }
 }
 
@@ -53,13 +58,15 @@ impl fmt::Display for Unusable {
 impl std::error::Error for Unusable {}
 
 /// What the files held, byte for byte, so that a change is seen however it was made.
-type Contents = [Vec<u8>; 3];
+type Contents = [Vec<u8>; 4];
 
 /// What new handshakes use.
 struct Current {
     contents: Contents,
     server: Arc<ServerConfig>,
     client: Option<Arc<ClientConfig>>,
+    /// Who checks what others show.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     chain: Vec<CertificateDer<'static>>,
     validity: Validity,
 }
@@ -70,6 +77,8 @@ pub struct Material {
     callers: Callers,
     protocol: &'static [u8],
     current: RwLock<Current>,
+    /// Tells connections that something changed.
+    changed: watch::Sender<()>,
 }
 
 impl fmt::Debug for Material {
@@ -86,7 +95,8 @@ impl Material {
         protocol: &'static [u8],
     ) -> Result<Arc<Self>, Unusable> {
         let current = current(&files, contents(&files)?, callers, protocol)?;
-        Ok(Arc::new(Self { files, callers, protocol, current: RwLock::new(current) }))
+        let (current, changed) = (RwLock::new(current), watch::Sender::new(()));
+        Ok(Arc::new(Self { files, callers, protocol, current, changed }))
     }
 
     /// For the next connection that comes in.
@@ -112,7 +122,28 @@ impl Material {
         }
         let fresh = current(&self.files, contents, self.callers, self.protocol)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.changed.send_replace(());
         Ok(true)
+    }
+
+    /// What happens from now on to what somebody is about to show.
+    pub fn changes(self: &Arc<Self>) -> Changes {
+        Changes::new(Arc::clone(self), self.changed.subscribe())
+    }
+
+    /// Whether the first of a chain that was taken once is revoked by now.
+    pub fn has_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        if self.files.revoked.is_none() {
+            return false;
+        }
+        let verifier = {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            current.verifier.clone()
+        };
+        let Some((verifier, (leaf, between))) = verifier.zip(chain.split_first()) else {
+            return false;
+        };
+        is_refused_for(&CertificateError::Revoked, verifier.as_ref(), leaf, between)
     }
 
     /// In which the own certificate, and those between it and the authority, are good.
@@ -135,8 +166,9 @@ fn contents(files: &Files) -> Result<Contents, Unusable> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| Unusable(format!("read {}: {error}", path.display())))
     };
-    let authority = files.authority.as_deref().map(read).transpose()?;
-    Ok([read(&files.certificate)?, read(&files.key)?, authority.unwrap_or_default()])
+    let some = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(Vec::new()), read);
+    let (authority, revoked) = (some(&files.authority)?, some(&files.revoked)?);
+    Ok([read(&files.certificate)?, read(&files.key)?, authority, revoked])
 }
 
 /// Certificates of a PEM text, at least one.
@@ -166,7 +198,7 @@ fn current(
     callers: Callers,
     protocol: &[u8],
 ) -> Result<Current, Unusable> {
-    let [certificate, key, roots] = &contents;
+    let [certificate, key, roots, lists] = &contents;
     let chain = certificates(&files.certificate, certificate)?;
     let validity = Validity::of_chain(&chain).ok_or_else(|| {
         Unusable(format!("{}: it does not say how long it is good", files.certificate.display()))
@@ -179,8 +211,16 @@ fn current(
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| Unusable(error.to_string()))?;
-    let builder = match verifier(files, roots.as_ref(), callers)? {
-        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    let lists = files.revoked.as_ref().map(|path| revoked::lists(path, lists)).transpose()?;
+    let lists = lists.unwrap_or_default();
+    let verifier = verifier(files, roots.as_ref(), &lists, callers)?;
+    if let Some(verifier) = &verifier
+        && callers == Callers::Certified
+    {
+        fits(files, verifier.as_ref(), &chain)?;
+    }
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         None => builder.with_no_client_auth(),
     };
     let server = builder.with_single_cert(chain.clone(), key.clone_key());
@@ -194,15 +234,20 @@ fn current(
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| Unusable(error.to_string()))?;
-        let client =
-            builder.with_root_certificates(roots).with_client_auth_cert(chain.clone(), key);
+        let servers = WebPkiServerVerifier::builder_with_provider(roots, provider())
+            .with_crls(lists)
+            .only_check_end_entity_revocation()
+            .build();
+        let servers = servers.map_err(|error| unfit(files, &error))?;
+        let client = builder.with_webpki_verifier(servers);
+        let client = client.with_client_auth_cert(chain.clone(), key);
         let mut client = client.map_err(|error| of_key(&error))?;
         client.alpn_protocols = vec![protocol.to_vec()];
         client.resumption = Resumption::disabled();
         Ok(Arc::new(client))
     });
     let (server, client) = (Arc::new(server), client.transpose()?);
-    Ok(Current { contents, server, client, chain, validity })
+    Ok(Current { contents, server, client, verifier, chain, validity })
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -213,15 +258,48 @@ fn provider() -> Arc<CryptoProvider> {
 fn verifier(
     files: &Files,
     roots: Option<&Arc<RootCertStore>>,
+    lists: &[CertificateRevocationListDer<'static>],
     callers: Callers,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, Unusable> {
     let Some(roots) = roots else { return Ok(None) };
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
+        .with_crls(lists.iter().cloned())
+        .only_check_end_entity_revocation();
     let builder = match callers {
         Callers::Known => builder.allow_unauthenticated(),
         Callers::Certified => builder,
     };
-    let path = files.authority.as_deref().unwrap_or(&files.certificate);
-    let built = builder.build();
-    built.map(Some).map_err(|error| Unusable(format!("{}: {error}", path.display())))
+    builder.build().map(Some).map_err(|error| unfit(files, &error))
+}
+
+/// What is wrong with authority and lists together.
+fn unfit(files: &Files, error: &dyn fmt::Display) -> Unusable {
+    let path = files.revoked.as_ref().or(files.authority.as_ref()).unwrap_or(&files.certificate);
+    Unusable(format!("{}: {error}", path.display()))
+}
+
+/// Refuses lists that say nothing of the authority that all nodes have: no peer would be let in.
+fn fits(
+    files: &Files,
+    verifier: &dyn ClientCertVerifier,
+    chain: &[CertificateDer<'_>],
+) -> Result<(), Unusable> {
+    let unknown = CertificateError::UnknownRevocationStatus;
+    match chain.split_first() {
+        Some((leaf, between)) if is_refused_for(&unknown, verifier, leaf, between) => Err(unfit(
+            files,
+            &"it has no list of the authority that signed this node's certificate",
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn is_refused_for(
+    problem: &CertificateError,
+    verifier: &dyn ClientCertVerifier,
+    leaf: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+) -> bool {
+    let judged = verifier.verify_client_cert(leaf, between, UnixTime::now());
+    matches!(judged, Err(Error::InvalidCertificate(found)) if found == *problem)
 }

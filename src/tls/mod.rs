@@ -10,4 +10,5 @@
 pub mod explain;
 pub mod material;
 pub mod name;
+pub mod revoked;
 pub mod validity;

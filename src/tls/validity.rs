@@ -13,6 +13,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 /// and the machine may sleep.
 const LOOK_EVERY: Duration = Duration::from_hours(1);
 
+/// So many days ahead the end of a certificate is warned of, at most.
+const WARN_DAYS: i64 = 30;
+
 /// Seconds since 1970, the last one included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
@@ -20,8 +23,8 @@ pub struct Validity {
     pub to_s: i64,
 }
 
-const SEQUENCE: u8 = 0x30;
-const VERSION: u8 = 0xa0;
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
@@ -56,6 +59,13 @@ impl Validity {
         self.to_s.saturating_sub(now_s).saturating_add(1)
     }
 
+    /// Whether it should have been renewed by now: less than a third of its life is left, which is
+    /// when those who renew by themselves do it, and no more than some days.
+    pub fn is_nearly_over(self, now_s: i64) -> bool {
+        let life_s = self.to_s.saturating_sub(self.from_s);
+        self.left_s(now_s) < (life_s / 3).min(WARN_DAYS * 86_400)
+    }
+
     /// Returns when it is over.
     pub async fn over(self) {
         loop {
@@ -69,7 +79,7 @@ impl Validity {
 }
 
 /// Tag and content of the first element, and what follows it.
-fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match usize::from(*first) {
@@ -85,12 +95,12 @@ fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// The same, of an element that must have this tag.
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     any(bytes).filter(|(found, _, _)| *found == tag).map(|(_, content, rest)| (content, rest))
 }
 
 /// `YYMMDDHHMMSSZ` from 1950 to 2049, or `YYYYMMDDHHMMSSZ`.
-fn seconds(tag: u8, text: &[u8]) -> Option<i64> {
+pub(super) fn seconds(tag: u8, text: &[u8]) -> Option<i64> {
     let digits = text.strip_suffix(b"Z")?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -164,5 +174,15 @@ pub(crate) mod tests {
         let one = Validity { from_s: 5, to_s: 9 };
         assert_eq!((one.left_s(9), one.left_s(10), one.left_s(2)), (1, 0, 8));
         assert_eq!(Validity::of_chain(&[]), None);
+    }
+
+    #[test]
+    fn a_certificate_is_nearly_over_in_the_last_third_of_its_life_or_the_last_days() {
+        let day = 86_400;
+        let nearly =
+            |life: i64, left: i64| Validity { from_s: 0, to_s: life }.is_nearly_over(life - left);
+        assert!(!nearly(day, day / 2) && nearly(day, day / 4), "for a day");
+        assert!(!nearly(90 * day, 31 * day) && nearly(90 * day, 29 * day), "for three months");
+        assert!(!nearly(3650 * day, 31 * day) && nearly(3650 * day, 29 * day), "for ten years");
     }
 }

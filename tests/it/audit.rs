@@ -128,6 +128,71 @@ fn every_node_writes_the_same_story_through_kills_and_rotation() {
     assert!(broken.status.code() == Some(1) && said.contains("first that is broken"), "{said}");
 }
 
+#[test]
+fn the_node_that_was_asked_writes_whose_credential_it_was_and_who_was_denied() {
+    let cluster = audited("");
+    let secret = cluster.dir.path().join("secret");
+    let at = |id: u64, token: &str, command: &[&str]| {
+        fs::write(&secret, token).expect("written");
+        let output = Command::new(env!("CARGO_BIN_EXE_oarlock"))
+            .args(["--endpoint", cluster.api(id), "--output", "json", "--token-file"])
+            .arg(&secret)
+            .args(command)
+            .output()
+            .expect("it runs");
+        let made = serde_json::from_slice::<Value>(&output.stdout).ok();
+        made.filter(|_| output.status.success())
+    };
+    let word = |made: &Value| made["access_token"].as_str().expect("a secret").to_owned();
+    let id_of = |made: &Value| made["token_id"].as_str().expect("an id").to_owned();
+    let root = eventually("a first token", || at(1, "", &["tokens", "init"]));
+    let create = ["tokens", "create", "ci", "--right", "acquire:ci/"];
+    let ci = eventually("another one", || at(1, &word(&root), &create));
+    let acquire = |name| at(2, &word(&ci), &["acquire", name, "--owner", "me", "--ttl", "10m"]);
+    let lease = eventually("a lock", || acquire("ci/a"));
+    assert!(acquire("other").is_none(), "no right");
+    let lease_id = lease["lease_id"].as_str().expect("an id");
+    at(2, &word(&ci), &["renew", lease_id]).expect("renewed");
+    at(2, &word(&ci), &["release", lease_id]).expect("released");
+    assert!(at(2, "oarkey1-0-0", &["inspect", "ci/a"]).is_none(), "nobody");
+
+    let identity = format!("ci/{}", id_of(&ci));
+    let of_calls = |id: u64| -> Vec<Value> {
+        let all = lines(&path(&cluster, id)).into_iter();
+        all.filter(|line| matches!(line["action"].as_str(), Some("called" | "denied"))).collect()
+    };
+    let by_it = eventually("it is written", || {
+        let mut all = of_calls(2);
+        let strange = all.iter().any(|line| line["identity"] == "an unknown token");
+        all.retain(|line| line["identity"] == identity.as_str());
+        (strange && all.len() >= 3).then_some(all)
+    });
+    let told: Vec<_> = by_it
+        .iter()
+        .map(|line| ["action", "detail", "lock"].map(|field| line[field].as_str().unwrap_or("")))
+        .collect();
+    assert!(told.contains(&["called", "acquire: granted", "ci/a"]), "{told:?}");
+    assert!(told.contains(&["denied", "acquire: forbidden", "other"]), "{told:?}");
+    assert!(told.contains(&["called", "release: released", "ci/a"]), "{told:?}");
+    assert!(!told.iter().any(|line| line[1].starts_with("renew")), "{told:?}");
+    let granted = by_it.iter().find(|line| line["detail"] == "acquire: granted");
+    let granted = granted.expect("it is there");
+    assert_eq!(granted["token"], lease["token"], "the token leads to what every node wrote");
+    assert!(granted["wall_ms"].as_u64().is_some_and(|ms| ms > 0), "{granted}");
+    // Who asked is known where it was asked, and there alone.
+    assert!(of_calls(3).iter().all(|line| line["identity"] != identity.as_str()));
+    let create = format!("create-token {}: done", id_of(&ci));
+    assert!(of_calls(1).iter().any(|line| line["detail"] == create.as_str()));
+    for id in 1..=3 {
+        let file = path(&cluster, id);
+        assert!(verify(&[&file]).status.success(), "node {id}");
+        let text = fs::read_to_string(file).expect("it is there");
+        for secret in [lease_id, &word(&root), &word(&ci)] {
+            assert!(!text.contains(secret), "a secret is in the audit of node {id}");
+        }
+    }
+}
+
 /// Every file below a directory, but for the log, the snapshots and the state: they hold lease ids by
 /// their nature.
 fn stored(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -119,6 +119,21 @@ impl Secured {
         secured
     }
 
+    /// The same, with lists of revoked certificates.
+    fn start_with_lists() -> Self {
+        let mut secured = Self::configured();
+        secured.pki.make(&["revoke"]);
+        let list = secured.pki.file("ca.crl");
+        for id in 1..=3 {
+            let settings = secured.pki.settings(&format!("node-{id}"));
+            let lists = format!("tls_revoked = \"{list}\"\npeer_tls_revoked = \"{list}\"\n");
+            secured.set(id, &format!("{settings}{lists}"));
+            secured.cluster.restart(id);
+        }
+        secured.wait_ready();
+        secured
+    }
+
     fn wait_log(&self, id: u64, text: &str) {
         eventually(&format!("node {id} says: {text}"), || {
             self.cluster.log(id).contains(text).then_some(())
@@ -170,6 +185,77 @@ fn f90_certificates_are_asked_for_and_rotated_while_locks_are_held() {
         let log = secured.cluster.log(id);
         assert!(!log.contains(&secret) && !log.contains(lease_id), "a secret is in a log");
     }
+}
+
+#[test]
+fn f90_a_revoked_certificate_is_refused_with_the_reason_and_its_connections_end() {
+    let secured = Secured::start_with_lists();
+    let init = secured.insist(1, &[], &["tokens", "init"]);
+    let admin = secured.pki.file("admin.token");
+    fs::write(&admin, init["access_token"].as_str().expect("a secret")).expect("written");
+    let create = ["tokens", "create", "ci", "--certificate", "--right", "inspect"];
+    secured.insist(1, &["--token-file", &admin], &create);
+    secured.pki.make(&["client", "ci"]);
+    let (crt, key) = (secured.pki.file("stolen.crt"), secured.pki.file("stolen.key"));
+    fs::copy(secured.pki.file("client-ci.crt"), &crt).expect("copied");
+    fs::copy(secured.pki.file("client-ci.key"), &key).expect("copied");
+    let stolen = ["--cert", crt.as_str(), "--key", key.as_str(), "--timeout", "3s"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oarlock"));
+    let endpoint = format!("https://{}", secured.cluster.api(1));
+    command.args(["--endpoint", &endpoint, "--ca", &secured.pki.file("ca.crt")]);
+    let seen = fs::File::create(secured.pki.file("seen")).expect("a file");
+    let mut watch = command.args(stolen).arg("watch").stdout(seen).spawn().expect("it runs");
+    let ca = secured.pki.file("ca.crt");
+    let look = |certified: &[&str]| {
+        oarlock(&[&["--endpoint", &endpoint, "--ca", &ca], certified, &["inspect", "a"]].concat())
+    };
+    eventually("it is let in", || look(&stolen).ok());
+    eventually("and watches", || {
+        let take = ["acquire", "a", "--owner", "me", "--ttl", "1s"];
+        drop(secured.at(1, &["--token-file", &admin], &take));
+        (fs::metadata(secured.pki.file("seen")).ok()?.len() > 0).then_some(())
+    });
+
+    // Damage changes nothing.
+    let list = secured.pki.file("ca.crl");
+    let good = fs::read(&list).expect("a list");
+    fs::write(&list, "-----BEGIN X509 CRL-----\n????").expect("written");
+    secured.cluster.signal(1, "-HUP");
+    secured.wait_log(1, "changed certificates cannot be used");
+    fs::write(&list, good).expect("written");
+    assert!(look(&stolen).is_ok());
+
+    secured.pki.make(&["revoke", "client-ci"]);
+    (1..=3).for_each(|id| secured.cluster.signal(id, "-HUP"));
+    secured.wait_log(1, "a client's certificate was revoked: its connection ends");
+    assert!(!watch.wait().expect("it ended").success());
+    assert!(look(&stolen).is_err());
+    secured.wait_log(1, "its certificate was revoked");
+    // The list goes away: nobody is let in again by that.
+    fs::remove_file(&list).expect("removed");
+    secured.cluster.signal(1, "-HUP");
+    assert!(look(&stolen).is_err());
+    secured.pki.make(&["revoke"]);
+    // A new certificate has a key of its own, and is no other client's.
+    secured.pki.make(&["client", "ci"]);
+    let (crt, key) = (secured.pki.file("client-ci.crt"), secured.pki.file("client-ci.key"));
+    let fresh = ["--cert", crt.as_str(), "--key", key.as_str()];
+    eventually("the new one is good", || look(&fresh).ok());
+    assert!(look(&stolen).is_err(), "the list is extended, not begun anew");
+
+    // A peer.
+    secured.pki.make(&["revoke", "node-3"]);
+    (1..=2).for_each(|id| secured.cluster.signal(id, "-HUP"));
+    eventually("the others end its connections", || {
+        let ended = "the certificate of the other end was revoked";
+        (1..=2).any(|id| secured.cluster.log(id).contains(ended)).then_some(())
+    });
+    eventually("and take no other", || {
+        let refused = "a peer was refused at the TLS handshake";
+        let why = "its certificate was revoked";
+        let refuses = |line: &str| line.contains(refused) && line.contains(why);
+        (1..=2).any(|id| secured.cluster.log(id).lines().any(refuses)).then_some(())
+    });
 }
 
 /// From when to when, in seconds from now, something is good.

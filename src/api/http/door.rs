@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use super::error::Refusal;
 use super::listen::Peer;
 use super::routes::{App, Route};
-use crate::auth::right::{Scope, Verb};
+use crate::auth::right::Verb;
 use crate::service::error::ServiceError;
 use crate::service::gate::Shown;
 use crate::service::replicator::Replicator;
@@ -94,13 +94,13 @@ pub(super) fn enter<R: Replicator>(
         return Ok(());
     }
     let verbs = route.verbs(request.method());
-    let Some(first) = verbs.first() else { return Ok(()) };
-    app.caller = app
-        .service
-        .identify(shown(request)?, format_args!("{} {}", request.method(), route.pattern()))?;
+    if verbs.is_empty() {
+        return Ok(());
+    }
+    let asked = format_args!("{} {}", request.method(), route.pattern());
+    app.caller = app.service.identify(shown(request)?, asked)?;
     app.service.count_request(&app.caller, app.clock.time())?;
-    let may = |verb: &Verb| app.service.permit(&app.caller, *verb, Scope::Any);
-    if verbs.iter().any(|verb| may(verb).is_ok()) { Ok(()) } else { Ok(may(first)?) }
+    Ok(app.service.permit_one_of(&app.caller, verbs, asked)?)
 }
 
 /// The header wins over the certificate: it was sent for this request.

@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use axum::response::Response;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -31,7 +32,7 @@ use super::sse;
 use crate::tls::explain::explain;
 use crate::tls::material::Material;
 use crate::tls::name::client_in;
-use crate::tls::validity::Validity;
+use crate::tls::revoked::Over;
 
 /// Bytes that the head of one request may have. The longest name, encoded, takes 1.5 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -103,7 +104,7 @@ pub async fn serve_over(
                 Ok(slot) => {
                     let (router, stopping) = (router.clone(), stopping.subscribe());
                     let here = stream.local_addr().ok();
-                    let of = Of { peer, router, certificate: None, validity: None, here };
+                    let of = Of { peer, router, certificate: None, over: None, here };
                     connections.spawn(connection(stream, of, tls.clone(), stopping, slot));
                 }
                 Err(_full) => refuse(stream),
@@ -169,7 +170,7 @@ struct Of {
     router: Router,
     certificate: Option<Certificate>,
     /// The connection ends with what its client showed.
-    validity: Option<Validity>,
+    over: Option<BoxFuture<'static, Over>>,
     /// This end of the connection.
     here: Option<SocketAddr>,
 }
@@ -194,18 +195,19 @@ async fn connection(
         tracing::debug!(%peer, %error, "probe a silent connection");
     }
     let Some(tls) = tls else { return requests(stream, of, stopping).await };
+    let changes = tls.changes();
     let shaking = TlsAcceptor::from(tls.server()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await {
         Ok(Ok(stream)) => {
             let chain = stream.get_ref().1.peer_certificates();
             let name = chain.and_then(|chain| client_in(chain.first()?));
             let certificate = name.map(|name| Certificate(name.into()));
-            let validity = chain.and_then(Validity::of_chain);
-            if chain.is_some() && validity.is_none() {
+            let shown = chain.map(|chain| changes.over(chain.to_vec()));
+            let Some(over) = shown.map_or(Some(None), |over| over.map(Some)) else {
                 tracing::warn!(%peer, "a client's certificate does not say how long it is good");
                 return;
-            }
-            requests(stream, Of { certificate, validity, ..of }, stopping).await;
+            };
+            requests(stream, Of { certificate, over, ..of }, stopping).await;
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             tracing::warn!(%peer, why = explain(&error), "a client was refused at the TLS handshake");
@@ -220,7 +222,7 @@ async fn requests<S>(stream: S, of: Of, mut stopping: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Of { peer, router, certificate, validity, here } = of;
+    let Of { peer, router, certificate, over, here } = of;
     let turns = Turns::default();
     let io = TokioIo::new(Patient::new(stream, turns.clone()));
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -250,15 +252,19 @@ where
     tokio::pin!(connection);
     let told_to_stop = async { stopping.wait_for(|stopping| *stopping).await.is_ok() };
     let over = async {
-        match validity {
-            Some(validity) => validity.over().await,
+        match over {
+            Some(over) => over.await,
             None => std::future::pending().await,
         }
     };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = over => {
-            tracing::info!(%peer, "a client's certificate ran out: its connection ends");
+        why = over => {
+            let why = match why {
+                Over::RanOut => "ran out",
+                Over::Revoked => "was revoked",
+            };
+            tracing::info!(%peer, "a client's certificate {why}: its connection ends");
             connection.as_mut().graceful_shutdown();
             // What streams or waits does not end by itself.
             let last = tokio::time::timeout(CERTIFICATE_GRACE, connection.as_mut()).await;

@@ -9,29 +9,81 @@ use rustls::server::WebPkiClientVerifier;
 use super::{Finding, fail, pass, warn};
 use crate::config::Config;
 use crate::tls::material::{Callers, Files, Material, authority};
-use crate::tls::name;
 use crate::tls::validity::{Validity, now_s};
+use crate::tls::{name, revoked};
 
-/// So many days ahead the end is warned of.
-const WARN_DAYS: i64 = 30;
 const RENEW: &str = "renew it with `oarlock pki node` where the authority is, and put it in place: it is used \
                      within seconds, without a restart";
 
 /// A finding for each certificate that is configured.
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let api = (!config.tls_cert.is_empty()).then(|| {
-        let files = Files::of(&config.tls_cert, &config.tls_key, &config.tls_client_ca);
+        let files = Files::of(
+            &config.tls_cert,
+            &config.tls_key,
+            &config.tls_client_ca,
+            &config.tls_revoked,
+        );
         of("api cert", files, Callers::Known, &|leaf, _| named_as_advertised(config, leaf))
     });
     let peers = (!config.peer_tls_cert.is_empty()).then(|| {
-        let files = Files::of(&config.peer_tls_cert, &config.peer_tls_key, &config.peer_tls_ca);
+        let files = Files::of(
+            &config.peer_tls_cert,
+            &config.peer_tls_key,
+            &config.peer_tls_ca,
+            &config.peer_tls_revoked,
+        );
         let signed_by = files.authority.clone();
         of("peer cert", files, Callers::Certified, &|leaf, between| {
             named_as_node(config, leaf)?;
             signed_by.as_deref().map_or(Ok(()), |path| signed(path, leaf, between))
         })
     });
-    api.into_iter().chain(peers).collect()
+    let lists = [("api revoked", &config.tls_revoked), ("peer revoked", &config.peer_tls_revoked)];
+    let lists = lists.into_iter().filter(|(_, path)| !path.is_empty());
+    let lists = lists.map(|(check, path)| list(check, Path::new(path)));
+    api.into_iter().chain(peers).chain(lists).collect()
+}
+
+/// Whether a list of revoked certificates can be read, and is the newest by its own word.
+fn list(check: &'static str, path: &Path) -> Finding {
+    let told = path.display();
+    let text = std::fs::read(path).map_err(|error| format!("{told}: {error}"));
+    let lists = text.and_then(|text| revoked::lists(path, &text).map_err(|error| error.0));
+    let lists = match lists {
+        Ok(lists) => lists,
+        Err(why) => {
+            return fail(
+                check,
+                why,
+                "make it anew with `oarlock pki revoke`, readable by the service",
+            );
+        }
+    };
+    let known: Option<Vec<Validity>> = lists.iter().map(revoked::current).collect();
+    let next = known.and_then(|all| all.into_iter().min_by_key(|it| it.to_s));
+    listed(check, &told.to_string(), next, now_s())
+}
+
+/// Of the list that is over first; none where one does not say.
+fn listed(check: &'static str, path: &str, next: Option<Validity>, now_s: i64) -> Finding {
+    const RENEW: &str = "make it anew with `oarlock pki revoke` where the authority is, and put it in \
+                         place; until then what was revoked since is let in";
+    match next {
+        None => warn(check, format!("{path} does not say until when it is the newest"), RENEW),
+        Some(next) if next.left_s(now_s) <= 0 => {
+            let since = span(-next.left_s(now_s));
+            warn(check, format!("{path} should have been made anew {since} ago"), RENEW)
+        }
+        Some(next) if next.is_nearly_over(now_s) => {
+            let left = span(next.left_s(now_s));
+            warn(check, format!("{path} should be made anew within {left}"), RENEW)
+        }
+        Some(next) => {
+            let left = span(next.left_s(now_s));
+            pass(check, format!("{path} is the newest for {left}"))
+        }
+    }
 }
 
 type Judge<'a> = &'a dyn Fn(&CertificateDer<'_>, &[CertificateDer<'_>]) -> Result<(), Finding>;
@@ -60,9 +112,9 @@ fn of(check: &'static str, files: Files, callers: Callers, judge: Judge<'_>) -> 
 
 /// How long it is good.
 fn lasting(check: &'static str, path: &str, validity: Validity, now_s: i64) -> Finding {
-    let days = validity.left_s(now_s).div_euclid(86_400);
-    if validity.left_s(now_s) <= 0 {
-        fail(check, format!("{path} is over since {} days", (-1 - days).max(0)), RENEW)
+    let left_s = validity.left_s(now_s);
+    if left_s <= 0 {
+        fail(check, format!("{path} is over since {}", span(-left_s)), RENEW)
     } else if validity.from_s > now_s {
         let found = format!("{path} is not valid before another {} s", validity.from_s - now_s);
         fail(
@@ -70,10 +122,18 @@ fn lasting(check: &'static str, path: &str, validity: Validity, now_s: i64) -> F
             found,
             "set the clock of this machine, or the one that signed it; else renew it",
         )
-    } else if days < WARN_DAYS {
-        warn(check, format!("{path} is over in {days} days"), RENEW)
+    } else if validity.is_nearly_over(now_s) {
+        warn(check, format!("{path} is over in {}", span(left_s)), RENEW)
     } else {
-        pass(check, format!("{path} is good for {days} days"))
+        pass(check, format!("{path} is good for {}", span(left_s)))
+    }
+}
+
+/// Days, or hours where those would say little.
+fn span(seconds: i64) -> String {
+    match seconds {
+        ..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -131,4 +191,37 @@ fn signed(
     let verifier = verifier.map_err(|error| foreign(&error))?;
     let taken = verifier.verify_client_cert(leaf, between, UnixTime::now());
     taken.map(drop).map_err(|error| foreign(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Verdict;
+
+    #[test]
+    fn a_list_of_revoked_certificates_that_should_be_newer_is_warned_of() {
+        let judged = |now_s: i64| {
+            let dates = Validity { from_s: 0, to_s: 300 * 86_400 };
+            listed("api revoked", "ca.crl", Some(dates), now_s)
+        };
+        assert_eq!(judged(86_400).verdict, Verdict::Pass);
+        let soon = judged(290 * 86_400);
+        assert!(soon.verdict == Verdict::Warn && soon.found.contains("10 days"), "{soon:?}");
+        assert!(judged(310 * 86_400).found.contains("9 days ago"));
+        assert_eq!(listed("api revoked", "ca.crl", None, 0).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn a_certificate_that_is_short_lived_by_design_is_warned_of_in_its_last_third_alone() {
+        let judged = |life_h: i64, left_h: i64| {
+            let validity = Validity { from_s: 0, to_s: life_h * 3_600 };
+            lasting("api cert", "a.crt", validity, (life_h - left_h) * 3_600)
+        };
+        assert_eq!(judged(24, 20).verdict, Verdict::Pass);
+        let soon = judged(24, 7);
+        assert!(soon.verdict == Verdict::Warn && soon.found.contains("7 hours"), "{soon:?}");
+        assert_eq!(judged(24 * 365, 24 * 40).verdict, Verdict::Pass);
+        assert_eq!(judged(24 * 365, 24 * 29).verdict, Verdict::Warn);
+        assert_eq!(judged(24, -1).verdict, Verdict::Fail);
+    }
 }

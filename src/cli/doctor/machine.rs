@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use oarlock_client::{Client, ClientError, Identity, Options};
 use rustix::fs::{statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -42,7 +43,7 @@ const FILE_SYSTEMS: &[(i64, &str)] = &[
     (0x6969, "nfs"), (0xff53_4d42, "cifs"), (0xfe53_4d42, "smb2"), (0x6573_5546, "fuse"),
 ];
 
-pub(super) async fn examine(path: &Path) -> Vec<Finding> {
+pub(super) async fn examine(path: &Path, ca: Option<&Path>) -> Vec<Finding> {
     let config = match Config::load(Some(path)) {
         Ok(config) => config,
         Err(errors) => {
@@ -56,7 +57,12 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
     findings.push(open_files(Some(&config)));
     findings.push(clocks().await);
     findings.push(protection(&config));
-    findings.push(access(&config));
+    let answered = if config.is_open_to_anybody() {
+        anonymous(&config, ca).await
+    } else {
+        Anonymous::NotAsked
+    };
+    findings.push(access(&config, answered));
     findings.extend(certificates::examine(&config));
     findings.push(peers(&config).await);
     findings
@@ -266,17 +272,60 @@ fn compare(monotonic: Duration, raw: Duration, boot: Duration) -> Finding {
     }
 }
 
+/// What a call is answered that shows nothing of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Anonymous {
+    NotAsked,
+    LetIn,
+    Refused,
+    Silent,
+}
+
+/// Asks the node of this configuration, which may run: the first credential of a cluster closes it,
+/// whatever the configuration says.
+async fn anonymous(config: &Config, ca: Option<&Path>) -> Anonymous {
+    let mut identity = Identity::default();
+    if !config.tls_cert.is_empty() {
+        // Mostly the authority of its clients signed the node, too.
+        let authority = ca.unwrap_or_else(|| Path::new(&config.tls_client_ca));
+        let authority = fs::read(authority).ok();
+        let with = authority.and_then(|text| Identity::default().with_tls(&text, None).ok());
+        let Some(with) = with else { return Anonymous::Silent };
+        identity = with;
+    }
+    let (host, port) = config.api_address.rsplit_once(':').unwrap_or((&config.api_address, ""));
+    let host = match host {
+        "0.0.0.0" => "127.0.0.1",
+        "[::]" => "[::1]",
+        own => own,
+    };
+    let endpoints = vec![format!("{host}:{port}")];
+    let client = Client::new(Options { endpoints, deadline: CONNECT_DEADLINE, identity });
+    match client.list_stale("", None).await {
+        Ok(_) => Anonymous::LetIn,
+        Err(ClientError::Refused(problem)) if problem.status == 401 => Anonymous::Refused,
+        Err(_) => Anonymous::Silent,
+    }
+}
+
 /// Whether those who reach the node are asked who they are.
-fn access(config: &Config) -> Finding {
+fn access(config: &Config, anonymous: Anonymous) -> Finding {
+    const CLOSE: &str = "set auth_required = true on all nodes, restart them, and run `oarlock tokens \
+                         init` on one of them; clients then bring a token or a certificate";
     let peers_clear = config.peer_tls_cert.is_empty() && !Config::is_loopback(&config.peer_address);
-    if config.is_open_to_anybody() {
-        fail(
-            "access",
-            format!("{} is open to other machines and asks nobody", config.api_address),
-            "set auth_required = true on all nodes, restart them, and run `oarlock tokens init` on one \
-             of them; clients then bring a token or a certificate",
-        )
-    } else if config.auth_required && peers_clear {
+    let wide = &config.api_address;
+    let unsaid = anonymous == Anonymous::Refused && !config.auth_required;
+    if anonymous == Anonymous::LetIn {
+        fail("access", format!("{wide} is open to other machines and asks nobody"), CLOSE)
+    } else if anonymous == Anonymous::Silent {
+        let found = format!(
+            "{wide} is for other machines, and open to them until there is a token; no node \
+             answered here that would tell"
+        );
+        warn("access", found, CLOSE)
+    } else if unsaid && !peers_clear {
+        pass("access", "everybody is asked who they are, since there are tokens")
+    } else if (config.auth_required || unsaid) && peers_clear {
         warn(
             "access",
             format!("tokens are asked for, and {} takes anybody for a node", config.peer_address),
@@ -360,16 +409,23 @@ mod tests {
 
     #[test]
     fn a_wide_api_that_asks_nobody_fails_and_peers_in_clear_are_warned_of() {
-        let judged = |text: &str| access(&Config::parse(text, []).expect("valid"));
+        let judged_as = |text: &str, answered: Anonymous| {
+            access(&Config::parse(text, []).expect("valid"), answered)
+        };
+        let judged = |text: &str| judged_as(text, Anonymous::NotAsked);
         let wide = "api_address = \"0.0.0.0:7400\"\ntls_cert = \"a\"\ntls_key = \"b\"\n";
-        let open = judged(wide);
+        let open = judged_as(wide, Anonymous::LetIn);
         assert_eq!(open.verdict, Verdict::Fail, "{open:?}");
         assert!(open.advice.is_some_and(|it| it.contains("auth_required")), "{open:?}");
         assert_eq!(judged(&format!("{wide}auth_required = true")).verdict, Verdict::Pass);
         assert_eq!(judged("").verdict, Verdict::Pass, "on loopback");
+        assert_eq!(judged_as(wide, Anonymous::Refused).verdict, Verdict::Pass, "there are tokens");
+        assert_eq!(judged_as(wide, Anonymous::Silent).verdict, Verdict::Warn, "who knows");
         let peers = "auth_required = true\ninsecure_bind = true\ninsecure_peers = true\n\
                      peer_address = \"0.0.0.0:7401\"";
         assert_eq!(judged(peers).verdict, Verdict::Warn);
+        let tokens = peers.replace("auth_required = true\n", "api_address = \"0.0.0.0:7400\"\n");
+        assert_eq!(judged_as(&tokens, Anonymous::Refused).verdict, Verdict::Warn, "peers in clear");
     }
 
     #[test]

@@ -77,7 +77,7 @@ struct Examined {
 
 pub(super) async fn run(target: &Target, of: Doctor) -> Result<(), Failure> {
     let findings = match &of.config {
-        Some(path) => machine::examine(path).await,
+        Some(path) => machine::examine(path, target.ca()).await,
         None => cluster::examine(target).await,
     };
     let count = |verdict| findings.iter().filter(|it| it.verdict == verdict).count();

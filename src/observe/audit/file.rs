@@ -4,14 +4,21 @@
 //! process. Nothing is synced, because a sync would make locks wait for the same disk; what a loss of
 //! power took is known by the index of the last line, and becomes a gap. An entry whose lines are not
 //! all there is written once more, or is part of the gap.
+//!
+//! The last line stands once more in a small file beside it. A run that finds no lines, because the file
+//! was rotated away just before the end of the last run, goes on from there; one that finds fewer
+//! says how many are gone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::observe::audit::chain::{Gap, Head, LINE_BYTES_MAX, Place};
 use crate::observe::audit::record::Record;
+
+/// The index of what is of no entry: it is where the line before it is.
+pub(super) const AS_BEFORE: u64 = u64::MAX;
 
 /// The lines of one entry, and the entries before it that have none.
 #[derive(Debug)]
@@ -28,7 +35,11 @@ pub(super) struct AuditFile {
     cluster: String,
     /// None after an error, until the next write.
     file: Option<File>,
+    /// Holds the last line; what stands behind its end is of longer ones before.
+    last: File,
     head: Head,
+    /// Lines, first and last, that an earlier run wrote and that are not in the file.
+    lost: Option<(u64, u64)>,
     /// Entries whose lines could not be written.
     missing: Option<Gap>,
 }
@@ -37,8 +48,20 @@ impl AuditFile {
     /// Opens the file, creates it if need be, and finds the end of its chain.
     pub(super) fn open(path: &Path, cluster_id: u128) -> io::Result<Self> {
         let (path, cluster) = (path.to_owned(), format!("{cluster_id:032x}"));
-        let mut it = Self { path, cluster, file: None, head: Head::default(), missing: None };
+        let mut last = OpenOptions::new();
+        let last = last.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut last = last.open(beside(&path))?;
+        let kept = kept(&mut last)?;
+        let head = Head::default();
+        let mut it = Self { path, cluster, file: None, last, head, lost: None, missing: None };
         it.reopen()?;
+        match kept {
+            Some(kept) if it.head.line == 0 => it.head = kept,
+            Some(kept) if it.head.line < kept.line => {
+                it.lost = Some((it.head.line + 1, kept.line));
+            }
+            Some(_) | None => {}
+        }
         Ok(it)
     }
 
@@ -52,7 +75,8 @@ impl AuditFile {
     pub(super) fn begin(&mut self, applied: u64) -> io::Result<Option<Gap>> {
         let (begun, last) = (self.head.cluster == self.cluster, self.index());
         let missing = (begun && applied > last).then_some(Gap { from: last + 1, to: applied });
-        let records = vec![Record::began()];
+        let gone = self.lost.take().map(|(from, to)| Record::lost(from, to));
+        let records = gone.into_iter().chain([Record::began()]).collect();
         let index = applied.max(last);
         self.write(&[Batch { index, wall_ms: None, missing, records }])?;
         Ok(missing)
@@ -64,7 +88,8 @@ impl AuditFile {
         if written.is_err() {
             // What of it reached the file is found out when it is opened again.
             self.file = None;
-            let indices = || batches.iter().map(|batch| batch.index);
+            let at = |index| if index == AS_BEFORE { self.index() } else { index };
+            let indices = || batches.iter().map(|batch| at(batch.index));
             if let (Some(from), Some(to)) = (indices().min(), indices().max()) {
                 let gap = batches.iter().fold(Gap { from, to }, |gap, it| gap.with(it.missing));
                 self.missing = Some(gap.with(self.missing));
@@ -87,13 +112,19 @@ impl AuditFile {
             if let Some(gap) = batch.missing {
                 head.append(&mut text, at(gap.to), &Record::gap(gap.from, gap.to));
             }
+            let index = match batch.index {
+                AS_BEFORE => head.whole(&self.cluster),
+                index => index,
+            };
             for (more, record) in (0..batch.records.len() as u64).rev().zip(&batch.records) {
-                let place = Place { more, wall_ms: batch.wall_ms, ..at(batch.index) };
+                let place = Place { more, wall_ms: batch.wall_ms, ..at(index) };
                 head.append(&mut text, place, record);
             }
         }
         let file = self.file.as_mut().ok_or(io::ErrorKind::NotFound)?;
         file.write_all(text.as_bytes())?;
+        let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
+        self.last.write_all_at(format!("{last}\n").as_bytes(), 0)?;
         let lines = head.line.saturating_sub(self.head.line);
         (self.head, self.missing) = (head, None);
         Ok(lines)
@@ -120,6 +151,21 @@ impl AuditFile {
         self.file = Some(file);
         Ok(())
     }
+}
+
+/// Where the last line is kept.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".last");
+    name.into()
+}
+
+/// The head behind the line that is kept; none if it was torn.
+fn kept(last: &mut File) -> io::Result<Option<Head>> {
+    let mut text = Vec::new();
+    last.take(LINE_BYTES_MAX as u64).read_to_end(&mut text)?;
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(Head::behind(&String::from_utf8_lossy(line)).ok().map(|(head, _, _)| head))
 }
 
 /// The head behind the last whole line; half a line after it was never finished, and is cut off.

@@ -6,7 +6,9 @@
 //! ```
 //! Every node writes what it applies, so that each of them has the whole story in the same order,
 //! and the loss of one, or of a leader at any moment, takes nothing away (docs/adr/0017). Each line
-//! carries the hash of the one before. What a node could not write (a full queue, a failed write, a
+//! carries the hash of the one before. The log knows no identities, so the node that a call came to
+//! adds who that was (docs/adr/0027), through the same queue, in a part of it that cannot crowd out
+//! the entries. What a node could not write (a full queue, a failed write, a
 //! snapshot that came instead of the entries, a crash before the write) is a line `gap` that names
 //! the entries: nothing is missing in silence. No lock waits for any of this, and no lease id,
 //! session id, request id, value or metadata is in it.
@@ -27,9 +29,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::observe::audit::chain::Gap;
-use crate::observe::audit::file::{AuditFile, Batch};
+use crate::observe::audit::file::{AS_BEFORE, AuditFile, Batch};
 use crate::observe::audit::record::Record;
 use crate::observe::metrics::Metrics;
+use crate::service::called::Called;
 use crate::service::observer::Told;
 
 /// Entries that may wait for the disk. Beyond that they are left out, and the file says so.
@@ -39,13 +42,33 @@ const QUEUE_ENTRIES_MAX: usize = 4_096;
 /// nothing else waits.
 const QUEUE_LINES_MAX: usize = 65_536;
 
+/// Calls that may wait for the disk, besides.
+const QUEUE_CALLS_MAX: usize = 1_024;
+
+/// Lines a second about callers that nobody knows: whoever reaches the port can be turned away as often
+/// as it likes, and must not fill the disk.
+const STRANGERS_PER_SECOND: u32 = 10;
+
 /// Entries that are written together at most.
 const ENTRIES_PER_WRITE: usize = 256;
 
 /// The audit of one node.
 pub struct Audit {
     told: Mutex<Heard>,
+    calls: Mutex<Calls>,
     metrics: Arc<Metrics>,
+}
+
+/// What was heard of calls. Apart from the entries, because a call must not wait for one that is being
+/// taken apart.
+#[derive(Default)]
+struct Calls {
+    queue: Option<mpsc::Sender<Batch>>,
+    waiting: Arc<AtomicUsize>,
+    /// Calls without a line since the last one that has one.
+    untold: u64,
+    /// The last second in which there was a stranger, and how many.
+    strangers: (u64, u32),
 }
 
 /// What was heard of applied entries so far.
@@ -74,11 +97,13 @@ impl Audit {
         let written = file.index();
         let missing = file.begin(applied)?;
         metrics.audit_lacks(missing.map_or(0, Gap::entries));
-        let (queue, batches) = mpsc::channel(QUEUE_ENTRIES_MAX);
+        let (queue, batches) = mpsc::channel(QUEUE_ENTRIES_MAX + QUEUE_CALLS_MAX);
         let waiting: Arc<AtomicUsize> = Arc::default();
+        let calls = Calls { queue: Some(queue.clone()), ..Calls::default() };
         let writer = tokio::task::spawn_blocking({
             let (metrics, waiting) = (Arc::clone(&metrics), Arc::clone(&waiting));
-            move || write(file, batches, &waiting, &metrics)
+            let calls = Arc::clone(&calls.waiting);
+            move || write(file, batches, (&waiting, &calls), &metrics)
         });
         let heard = Heard {
             queue: Some(queue),
@@ -88,14 +113,19 @@ impl Audit {
             next: applied.saturating_add(1),
             missing: None,
         };
-        Ok(Arc::new(Self { told: Mutex::new(heard), metrics }))
+        Ok(Arc::new(Self { told: Mutex::new(heard), calls: Mutex::new(calls), metrics }))
     }
 
     /// For a node without an audit file.
     pub fn off(metrics: Arc<Metrics>) -> Arc<Self> {
         let (queue, writer, waiting) = (None, None, Arc::default());
         let heard = Heard { queue, waiting, writer, written: 0, next: 0, missing: None };
-        Arc::new(Self { told: Mutex::new(heard), metrics })
+        Arc::new(Self { told: Mutex::new(heard), calls: Mutex::default(), metrics })
+    }
+
+    /// Whether there is a file.
+    pub fn is_on(&self) -> bool {
+        self.calls().queue.is_some()
     }
 
     /// Takes what an entry was and did. Never waits.
@@ -122,8 +152,27 @@ impl Audit {
         heard.pass_on(last, None, vec![Record::break_glass(asked)], &self.metrics);
     }
 
+    /// Somebody called this node, at that time by its own clock. Never waits.
+    pub fn called(&self, called: &Called<'_>, wall_ms: u64) {
+        let mut calls = self.calls();
+        if called.is_known || calls.hears_stranger(wall_ms / 1_000) {
+            calls.pass_on(Some(Record::called(called)), wall_ms);
+        } else {
+            calls.untold += 1;
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes what is left and closes the file.
     pub async fn finish(&self) {
+        {
+            let mut calls = self.calls();
+            calls.pass_on(None, 0);
+            calls.queue = None;
+        }
         let writer = {
             let mut heard = self.heard();
             let last = heard.next.saturating_sub(1).max(heard.written);
@@ -140,6 +189,37 @@ impl Audit {
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls {
+    /// Whether there were few enough in this second.
+    fn hears_stranger(&mut self, now_s: u64) -> bool {
+        let (second, count) = self.strangers;
+        let count = if second == now_s { count.saturating_add(1) } else { 1 };
+        self.strangers = (now_s, count);
+        count <= STRANGERS_PER_SECOND
+    }
+
+    fn pass_on(&mut self, record: Option<Record>, wall_ms: u64) {
+        let Some(queue) = &self.queue else { return };
+        let is_call = record.is_some();
+        let untold = (self.untold > 0).then(|| Record::untold(self.untold));
+        let records: Vec<Record> = untold.into_iter().chain(record).collect();
+        if records.is_empty() {
+            return;
+        }
+        let wall_ms = is_call.then_some(wall_ms);
+        let batch = Batch { index: AS_BEFORE, wall_ms, missing: None, records };
+        // This is the only one that adds.
+        let fits = self.waiting.load(Ordering::Acquire) < QUEUE_CALLS_MAX;
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if fits && queue.try_send(batch).is_ok() {
+            self.untold = 0;
+        } else {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.untold += u64::from(is_call);
+        }
     }
 }
 
@@ -177,7 +257,7 @@ impl Heard {
 fn write(
     mut file: AuditFile,
     mut queue: mpsc::Receiver<Batch>,
-    waiting: &AtomicUsize,
+    (waiting, calls): (&AtomicUsize, &AtomicUsize),
     metrics: &Metrics,
 ) {
     let mut fails = false;
@@ -190,8 +270,11 @@ fn write(
         }
         let written = file.write(&batches);
         // They take memory until here.
-        let lines = batches.iter().map(|batch| batch.records.len()).sum();
+        let (of_calls, of_entries): (Vec<_>, Vec<_>) =
+            batches.iter().partition(|batch| batch.index == AS_BEFORE);
+        let lines = of_entries.iter().map(|batch| batch.records.len()).sum();
         waiting.fetch_sub(lines, Ordering::AcqRel);
+        calls.fetch_sub(of_calls.len(), Ordering::AcqRel);
         match written {
             Ok(lines) => {
                 if fails {

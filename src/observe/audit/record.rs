@@ -4,11 +4,16 @@
 use oarlock_core::command::{Command, ForceTarget, Mode};
 use oarlock_core::event::{Event, EventKind};
 use oarlock_core::ids::{LockName, Owner};
-use oarlock_core::outcome::{Outcome, Rejection};
+use oarlock_core::outcome::{Grant, Outcome, Rejection};
 use serde::Serialize;
 
 use crate::observe::metrics::{how, reason};
+use crate::service::called::{Called, End, is_denial};
+use crate::service::error::ServiceError;
+use crate::service::members::MembersReply;
 use crate::service::observer::Told;
+use crate::service::replicator::{Reply, ReplyBody};
+use crate::service::tokens::TokensReply;
 
 /// One line without its place in the chain. What does not apply is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -17,6 +22,9 @@ pub(super) struct Record {
     /// Whose doing it is, as far as anybody is known: the owner of the lock.
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<String>,
+    /// Whose credential it was, by its name and id; only the node that was asked knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lock: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,9 +69,93 @@ impl Record {
         Self { actor: Some("break-glass".to_owned()), ..Self::new("break-glass").saying(asked) }
     }
 
+    /// These lines were written, and the file does not have them any more.
+    pub(super) fn lost(from: u64, to: u64) -> Self {
+        Self::new("gap").saying(format!("lines {from} to {to} were written and are gone"))
+    }
+
+    /// So many calls to this node have no line.
+    pub(super) fn untold(calls: u64) -> Self {
+        Self::new("gap").saying(format!("{calls} calls to this node have no line"))
+    }
+
+    /// Who called this node for what, and how that ended.
+    pub(super) fn called(called: &Called<'_>) -> Self {
+        let action = match called.end {
+            End::Failed(error) if is_denial(error) => "denied",
+            End::Failed(_) | End::Answered(_) | End::Unheard => "called",
+        };
+        let (end, locks, token) = match called.end {
+            End::Answered(reply) => answered(reply),
+            End::Failed(error) => (failed(error), Vec::new(), None),
+            End::Unheard => ("unheard", Vec::new(), None),
+        };
+        let named = || called.locks.iter().map(LockName::as_str);
+        let locks = if called.locks.is_empty() { locks } else { named().collect() };
+        Self {
+            identity: Some(called.identity.clone()),
+            lock: (!locks.is_empty()).then(|| locks.join(" ")),
+            token,
+            ..Self::new(action).saying(format!("{}: {end}", called.asked))
+        }
+    }
+
     /// These entries have no lines here, or not all of theirs.
     pub(super) fn gap(from: u64, to: u64) -> Self {
         Self::new("gap").saying(format!("entries {from} to {to} may lack lines"))
+    }
+}
+
+/// How an answer is told: in a word, with the locks that only it names, and the token of a grant.
+fn answered(reply: &Reply) -> (&'static str, Vec<&str>, Option<u64>) {
+    let word = |word| (word, Vec::new(), None);
+    let granted = |grant: &Grant| Some(grant.token.0);
+    match &reply.body {
+        ReplyBody::Outcome(outcome) => match outcome {
+            Outcome::Granted(grant) => ("granted", vec![grant.name.as_str()], granted(grant)),
+            Outcome::GrantedMany(grants) => {
+                let names = grants.iter().map(|grant| grant.name.as_str()).collect();
+                ("granted", names, grants.first().and_then(granted))
+            }
+            Outcome::Released(ended) => ("released", vec![ended.name.as_str()], None),
+            Outcome::Rejected(rejection) => word(reason(rejection)),
+            Outcome::Queued(_) | Outcome::QueuedMany(_) => word("queued"),
+            Outcome::Done
+            | Outcome::Renewed(_)
+            | Outcome::ForceReleased(_)
+            | Outcome::SessionOpened(_)
+            | Outcome::SessionRenewed(_)
+            | Outcome::SessionClosed { .. }
+            | Outcome::ValueSet(_)
+            | Outcome::ValueDeleted { .. }
+            | Outcome::RecordPut(_) => word("done"),
+        },
+        ReplyBody::Members(MembersReply::Refused(_))
+        | ReplyBody::Tokens(TokensReply::Refused(_)) => word("refused"),
+        ReplyBody::Lock(_)
+        | ReplyBody::Locks(_)
+        | ReplyBody::Lease(_)
+        | ReplyBody::Session(_)
+        | ReplyBody::Fence(_)
+        | ReplyBody::History(_)
+        | ReplyBody::Grant(_)
+        | ReplyBody::Position(_)
+        | ReplyBody::Transfer(_)
+        | ReplyBody::Members(_)
+        | ReplyBody::Tokens(_) => word("done"),
+    }
+}
+
+fn failed(error: &ServiceError) -> &'static str {
+    match error {
+        ServiceError::NoLeader | ServiceError::NotLeader(_) => "no-leader",
+        ServiceError::Overloaded(_) => "overloaded",
+        ServiceError::ShuttingDown | ServiceError::Leaving => "shutting-down",
+        ServiceError::Unknown(_) => "unknown",
+        ServiceError::Unauthenticated(_) => "unauthenticated",
+        ServiceError::Forbidden(_) => "forbidden",
+        ServiceError::Revoked => "revoked",
+        ServiceError::OverQuota { .. } => "quota-exceeded",
     }
 }
 

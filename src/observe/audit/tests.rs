@@ -13,6 +13,8 @@ use oarlock_core::time::LeaseTime;
 use super::Audit;
 use super::chain::{Broken, Head, Verified, verify};
 use crate::observe::metrics::Metrics;
+use crate::service::called::{Called, End};
+use crate::service::error::ServiceError;
 use crate::service::observer::Told;
 
 const CLUSTER: u128 = 7;
@@ -126,6 +128,49 @@ async fn a_file_that_is_rotated_by_rename_is_followed_by_one_that_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_before_a_crash_hides_no_missing_tail() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, old) = (dir.path().join("audit"), dir.path().join("audit.1"));
+    let audit = start(&path, 0);
+    tell(&audit, 1..=2);
+    audit.finish().await;
+    fs::rename(&path, &old).expect("rotated");
+    // The log was applied up to 9 when the process ended, before the first line of the next file.
+    let audit = start(&path, 9);
+    tell(&audit, [10]);
+    audit.finish().await;
+    let first = judge(&old, None).expect("it is whole");
+    let second = judge(&path, Some(&first.head)).expect("it goes on");
+    assert_eq!((second.first_line, second.gaps), (first.head.line + 1, 1));
+    assert_eq!(lines(&path)[0]["detail"], "entries 3 to 9 may lack lines");
+
+    // Without its tail the first file does not lead to the second.
+    let text = fs::read_to_string(&old).expect("it is there");
+    let cut = text.trim_end().rfind('\n').expect("two lines") + 1;
+    fs::write(&old, &text[..cut]).expect("written");
+    let cut = judge(&old, None).expect("it is whole in itself");
+    let broken = judge(&path, Some(&cut.head)).expect_err("something is between them");
+    assert!(broken.line_in_file == 1 && broken.why.contains("was due"), "{broken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_were_written_and_are_gone_are_told_by_the_next_run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    tell(&audit, 1..=3);
+    audit.finish().await;
+    let text = fs::read_to_string(&path).expect("it is there");
+    let two: Vec<&str> = text.lines().take(2).collect();
+    fs::write(&path, two.join("\n") + "\n").expect("written");
+    // The log is where that tail would have it, so that no index shows it.
+    start(&path, 1).finish().await;
+    let verified = judge(&path, None).expect("it is whole");
+    assert_eq!(verified.gaps, 1);
+    assert_eq!(lines(&path)[2]["detail"], "lines 3 to 5 were written and are gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_a_line_is_cut_off_and_what_a_crash_took_is_a_gap() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("audit");
@@ -186,7 +231,8 @@ async fn a_failed_write_is_told_and_made_up_for_by_a_gap() {
 fn heard_by(queue: tokio::sync::mpsc::Sender<super::file::Batch>) -> Audit {
     let (queue, waiting, writer) = (Some(queue), Arc::default(), None);
     let heard = super::Heard { queue, waiting, writer, written: 0, next: 1, missing: None };
-    Audit { told: std::sync::Mutex::new(heard), metrics: Metrics::new() }
+    let calls = std::sync::Mutex::default();
+    Audit { told: std::sync::Mutex::new(heard), calls, metrics: Metrics::new() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,6 +334,7 @@ async fn an_entry_whose_lines_are_not_all_there_is_written_again_or_is_part_of_t
         let torn = format!("{}\n{}", all[..kept].join("\n"), &all[kept][..10]);
         for applied in [1, 2] {
             fs::write(&path, &torn).expect("written");
+            fs::remove_file(dir.path().join("audit.last")).expect("as if it were behind, too");
             let audit = start(&path, applied);
             if applied == 1 {
                 tell_three(&audit, 2);
@@ -313,4 +360,72 @@ fn a_file_that_is_not_ours_is_not_gone_on_with() {
     fs::write(&path, "somebody else's notes\n").expect("written");
     let refused = super::file::AuditFile::open(&path, CLUSTER).err().expect("it is refused");
     assert!(refused.to_string().contains("move the file away"), "{refused}");
+}
+
+/// A call of somebody, which was answered by this error.
+fn call(audit: &Audit, identity: &str, is_known: bool, error: &ServiceError, wall_ms: u64) {
+    let end = End::Failed(error);
+    let identity = identity.to_owned();
+    audit.called(&Called { identity, is_known, asked: "acquire", locks: &[], end }, wall_ms);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_stand_in_the_chain_where_they_came_and_strangers_fill_no_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path, 0);
+    assert!(audit.is_on() && !Audit::off(Metrics::new()).is_on());
+    let denied = ServiceError::Forbidden("`ci` lacks the right".to_owned());
+    tell(&audit, [1]);
+    call(&audit, "ci/7", true, &denied, 5_000);
+    tell(&audit, [2]);
+    call(&audit, "ci/7", true, &ServiceError::NoLeader, 5_000);
+    for _ in 0..1_000 {
+        call(&audit, "anonymous", false, &denied, 5_000);
+    }
+    call(&audit, "anonymous", false, &denied, 6_000);
+    audit.finish().await;
+    let verified = judge(&path, None).expect("it is whole");
+    assert_eq!((verified.gaps, verified.head.index), (1, 2));
+    let told: Vec<(String, String, String, u64)> = lines(&path)
+        .iter()
+        .map(|line| {
+            let text = |field: &str| line[field].as_str().unwrap_or("").to_owned();
+            let index = line["index"].as_u64().expect("an index");
+            (text("action"), text("identity"), text("detail"), index)
+        })
+        .collect();
+    let line = |action: &str, identity: &str, detail: &str, index| {
+        (action.to_owned(), identity.to_owned(), detail.to_owned(), index)
+    };
+    assert_eq!(told[2], line("denied", "ci/7", "acquire: forbidden", 1));
+    assert_eq!(told[4], line("called", "ci/7", "acquire: no-leader", 2));
+    assert_eq!(told.len(), 5 + 10 + 3, "{told:?}");
+    assert_eq!(told[15], line("gap", "", "990 calls to this node have no line", 2));
+    assert_eq!(told[16], line("denied", "anonymous", "acquire: forbidden", 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_calls_takes_no_place_from_entries_and_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let (queue, mut waiting) = tokio::sync::mpsc::channel(3 * super::QUEUE_CALLS_MAX);
+    let audit = heard_by(queue.clone());
+    audit.calls().queue = Some(queue);
+    for _ in 0..2 * super::QUEUE_CALLS_MAX {
+        call(&audit, "ci/7", true, &ServiceError::NoLeader, 5_000);
+    }
+    tell(&audit, [1]);
+    let mut file = super::file::AuditFile::open(&path, CLUSTER).expect("it opens");
+    while let Ok(batch) = waiting.try_recv() {
+        file.write(&[batch]).expect("written");
+    }
+    // As the writer does, once it has them.
+    audit.calls().waiting.store(0, std::sync::atomic::Ordering::Relaxed);
+    call(&audit, "ci/7", true, &ServiceError::NoLeader, 5_000);
+    file.write(&[waiting.try_recv().expect("one more")]).expect("written");
+    let all = actions(&path);
+    assert_eq!(all.len(), super::QUEUE_CALLS_MAX + 3);
+    assert_eq!(all[super::QUEUE_CALLS_MAX..], ["forced", "gap", "called"]);
+    judge(&path, None).expect("it is whole");
 }

@@ -111,7 +111,7 @@ impl Bench {
     }
 
     async fn lead(&mut self, term: u64) {
-        let begun = self.batcher.begin(leader(term), LeaseTime(1_000_000));
+        let begun = self.batcher.begin(leader(term), LeaseTime(1_000_000), 0);
         let first = self.next().await;
         assert_eq!((first.commands(), first.leader), (vec![&Command::DetachAll], leader(term)));
         first.land();
@@ -190,8 +190,44 @@ async fn entries_are_written_at_the_level_that_all_members_know() {
     }
     assert_eq!(written, [LEVEL, LEVEL + 1, LEVEL + 1], "it never falls within a leadership");
     bench.batcher.end();
-    let _begun = bench.batcher.begin(leader(2), LeaseTime(2_000_000));
+    let _begun = bench.batcher.begin(leader(2), LeaseTime(2_000_000), LEVEL);
     assert_eq!(bench.next().await.entry.level, LEVEL, "the next one decides anew");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("unpoisoned").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rise_at_the_first_entry_of_a_leadership_is_told_once_from_where_to_where() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let told = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(told.finish());
+    let mut bench = Bench::new();
+    bench.level.store(LEVEL + 1, Ordering::Relaxed);
+    let _begun = bench.batcher.begin(leader(1), LeaseTime(0), LEVEL);
+    let first = bench.next().await;
+    assert_eq!(first.entry.level, LEVEL + 1);
+    first.land();
+    bench.batcher.open(leader(1));
+    let _heard = bench.submit(renew(1));
+    assert_eq!(bench.next().await.entry.level, LEVEL + 1);
+    let text = String::from_utf8(logged.0.lock().expect("unpoisoned").clone()).expect("text");
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("the log rises")).collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    assert!(lines[0].contains(&format!("from={LEVEL} to={}", LEVEL + 1)), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,7 +281,7 @@ async fn a_lost_leadership_says_not_done_of_what_waited_and_unknown_of_what_was_
     assert_eq!(bench.batcher.submit(renew(2), Some(reply)), not_leader(), "nobody leads here");
 
     // Nothing of it goes out under the next leadership, though the entry lands only then.
-    let begun = bench.batcher.begin(leader(2), LeaseTime(0));
+    let begun = bench.batcher.begin(leader(2), LeaseTime(0), 0);
     drop(entry);
     assert!(proposed.await.is_err(), "a dropped reply stands for unknown");
     let first = bench.next().await;
@@ -276,7 +312,7 @@ async fn commands_are_taken_only_once_the_first_one_of_the_leadership_is_applied
         assert_eq!(bench.batcher.submit(renew(0), Some(reply)), not_leader());
     };
     refused(&bench);
-    let _begun = bench.batcher.begin(leader(1), LeaseTime(0));
+    let _begun = bench.batcher.begin(leader(1), LeaseTime(0), 0);
     refused(&bench);
     bench.batcher.open(leader(2));
     refused(&bench);

@@ -28,7 +28,7 @@ use crate::service::replicator::NodeId;
 use crate::tls::explain::explain;
 use crate::tls::material::Material;
 use crate::tls::name;
-use crate::tls::validity::Validity;
+use crate::tls::revoked::{Changes, Over};
 
 /// A handshake takes a few round trips; who connects gives up by then.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
@@ -49,25 +49,26 @@ pub struct Secured {
 /// The connection is good for as long as the certificate of the other end.
 fn halves<S>(
     stream: S,
-    chain: Option<&[CertificateDer<'_>]>,
+    chain: Option<Vec<CertificateDer<'static>>>,
+    changes: Changes,
     certified: NodeId,
 ) -> io::Result<Stream>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let validity = chain
-        .and_then(Validity::of_chain)
+    let over = chain
+        .and_then(|chain| changes.over(chain))
         .ok_or_else(|| refused("its certificate does not say how long it is good".to_owned()))?;
     let (reader, writer) = tokio::io::split(stream);
-    let reader = Bounded { reader, over: validity.over().boxed(), is_over: false };
+    let reader = Bounded { reader, over, ended: None };
     Ok(Stream { reader: Box::new(reader), writer: Box::new(writer), certified: Some(certified) })
 }
 
 /// A reader that fails from some moment on, also while nothing comes; with it the connection ends.
 struct Bounded<R> {
     reader: R,
-    over: BoxFuture<'static, ()>,
-    is_over: bool,
+    over: BoxFuture<'static, Over>,
+    ended: Option<Over>,
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
@@ -76,9 +77,16 @@ impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_over || self.over.as_mut().poll(context).is_ready() {
-            self.is_over = true;
-            let why = "the certificate of the other end ran out while it was connected";
+        if self.ended.is_none()
+            && let Poll::Ready(over) = self.over.as_mut().poll(context)
+        {
+            self.ended = Some(over);
+        }
+        if let Some(over) = self.ended {
+            let why = match over {
+                Over::RanOut => "the certificate of the other end ran out while it was connected",
+                Over::Revoked => "the certificate of the other end was revoked",
+            };
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
         }
         Pin::new(&mut self.reader).poll_read(context, buffer)
@@ -97,6 +105,7 @@ impl Connector for Secured {
             stream.set_nodelay(true)?;
             let name = name::of_node(to, &cluster_name);
             let server = ServerName::try_from(name).map_err(io::Error::other)?;
+            let changes = material.changes();
             let client = material.client().ok_or(io::ErrorKind::NotFound)?;
             let shaken = TlsConnector::from(client).connect(server, stream).await;
             let why = |error: io::Error| match error.kind() {
@@ -105,7 +114,7 @@ impl Connector for Secured {
             };
             let stream = shaken.map_err(why)?;
             let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
-            halves(stream, chain.as_deref(), to)
+            halves(stream, chain, changes, to)
         }
         .boxed()
     }
@@ -165,6 +174,7 @@ impl SecuredListener {
 
 async fn shake(stream: TcpStream, secured: &Secured) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
+    let changes = secured.material.changes();
     let stream = TlsAcceptor::from(secured.material.server()).accept(stream).await?;
     let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
     let certificate = chain.as_ref().and_then(|chain| chain.first());
@@ -176,7 +186,7 @@ async fn shake(stream: TcpStream, secured: &Secured) -> io::Result<Stream> {
             secured.cluster_name
         ))
     })?;
-    halves(stream, chain.as_deref(), node)
+    halves(stream, chain, changes, node)
 }
 
 impl Acceptor for SecuredListener {

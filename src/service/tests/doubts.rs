@@ -86,6 +86,11 @@ impl Scripted {
         self.solo.propose(Command::Advance).await
     }
 
+    /// What becomes of the next proposal.
+    pub(super) fn then(&self, upset: Upset) {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).push_back(Some(upset));
+    }
+
     fn detached(&self) -> Vec<Command> {
         self.detached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

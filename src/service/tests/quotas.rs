@@ -3,6 +3,7 @@
 use oarlock_core::command::OpenSession;
 use oarlock_core::ids::SessionId;
 
+use super::doubts::{Scripted, Upset};
 use super::*;
 use crate::auth::credential::Quotas;
 use crate::auth::right::Right;
@@ -34,6 +35,13 @@ fn on(name: &str, call: Call) -> Call {
 /// A lock of its own for each lease.
 fn take(id: u128, request: Option<u128>) -> Call {
     on(&format!("lock-{id}"), acquire(id, 0, request))
+}
+
+/// The same under a session.
+fn under(session: u128, call: Call) -> Call {
+    let Call::Propose(Command::Acquire(mut acquire)) = call else { panic!("an acquire") };
+    acquire.term = LeaseTerm::Session(SessionId(session));
+    Call::Propose(Command::Acquire(acquire))
 }
 
 fn open(id: u128) -> Call {
@@ -117,4 +125,82 @@ async fn a_second_try_finds_its_own_booking() {
     let again = by(open(1)).await;
     assert!(again.is_ok(), "{again:?}");
     assert!(is_over(&by(open(2)).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_books_a_session_with_all_its_leases_once_it_is_renewed_or_used() {
+    let (solo, service) = leader();
+    let one = credential(&service, bounded(Some(3), None)).await;
+    let by = async |call| service.call_of_peer(Some(one.clone()), call).await;
+    assert!(by(open(71)).await.is_ok());
+    for id in [1, 2, 3] {
+        assert!(by(under(71, take(id, None))).await.is_ok());
+    }
+    let renew = || Call::Propose(Command::RenewSession { session_id: SessionId(71) });
+    for first in [renew(), under(71, take(4, None))] {
+        // The same state under another service, as under a new leader.
+        let options = Options::default();
+        let next = Service::new(Arc::clone(&solo), Arc::new(Silent), counting_ids(), options);
+        let by = async |call| next.call_of_peer(Some(one.clone()), call).await;
+        let answer = by(first.clone()).await;
+        assert_eq!(is_over(&answer), first != renew(), "{answer:?}");
+        assert!(is_over(&by(take(5, None)).await));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leads_again_learns_what_a_session_took_under_others() {
+    let (solo, service) = leader();
+    let one = credential(&service, bounded(Some(2), Some(5))).await;
+    let by = async |call| service.call_of_peer(Some(one.clone()), call).await;
+    assert!(by(open(71)).await.is_ok());
+    // Another node led, and granted these.
+    for id in [1, 2] {
+        let Call::Propose(command) = under(71, take(id, None)) else { panic!("a command") };
+        assert!(matches!(solo.apply(command), Ok(Outcome::Granted(_))));
+    }
+    solo.set_leadership(serves(3));
+    assert!(is_over(&by(under(71, take(3, None))).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_comes_before_its_first_was_applied_shares_its_booking() {
+    let (replicator, service) = Scripted::new(Vec::new());
+    let one = credential(&service, bounded(Some(1), None)).await;
+    let by = async |call| Upcalls::call(&*service, Some(one.clone()), call).await;
+    let repeat = || on("lock-1", take(2, Some(91)));
+    let second = Duration::from_secs(1);
+    replicator.then(Upset::Delayed(second));
+    let (first, repeated) = tokio::join!(by(take(1, Some(91))), by(repeat()));
+    assert_eq!(first.expect("granted").body, repeated.expect("the same").body);
+    assert!(is_over(&by(take(3, None)).await), "one lock is held");
+    assert!(by(Call::Propose(release(2))).await.is_ok());
+
+    // The first one's client hung up, and its fate is not known.
+    replicator.then(Upset::Hangs);
+    let hung_up = tokio::time::timeout(second, by(take(5, Some(92)))).await;
+    assert!(hung_up.is_err());
+    assert!(by(on("lock-5", take(6, Some(92)))).await.is_ok());
+    assert!(is_over(&by(take(7, None)).await));
+    // What is refused to all calls of a request leaves nothing behind.
+    assert!(by(Call::Propose(release(6))).await.is_ok());
+    let busy = || Upset::Answers(ProposeError::NotDone("busy"));
+    replicator.then(busy());
+    replicator.then(busy());
+    let (first, repeated) =
+        tokio::join!(by(take(8, Some(93))), by(on("lock-8", take(9, Some(93)))));
+    assert!(first.is_err() && repeated.is_err());
+    assert!(by(take(10, None)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hung_up_before_its_refusal_leaves_no_booking() {
+    let (replicator, service) = Scripted::new(Vec::new());
+    let one = credential(&service, bounded(Some(1), None)).await;
+    let by = async |call| Upcalls::call(&*service, Some(one.clone()), call).await;
+    replicator.then(Upset::Hangs);
+    let hung_up = tokio::time::timeout(Duration::from_millis(10), by(take(1, None))).await;
+    assert!(hung_up.is_err());
+    let next = by(take(2, None)).await;
+    assert!(next.is_ok(), "the machine does not know the first one: {next:?}");
 }
