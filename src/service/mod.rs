@@ -19,6 +19,7 @@ mod estimate;
 mod expiry;
 pub mod gate;
 pub mod handle;
+pub mod kinds;
 mod ledger;
 mod locks;
 pub mod members;

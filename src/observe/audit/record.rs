@@ -7,7 +7,8 @@ use oarlock_core::ids::{LockName, Owner};
 use oarlock_core::outcome::{Outcome, Rejection};
 use serde::Serialize;
 
-use crate::observe::metrics::{how, reason};
+use crate::observe::metrics::how;
+use crate::service::kinds::reason;
 use crate::service::observer::Told;
 
 /// One line without its place in the chain. What does not apply is left out.
