@@ -28,6 +28,7 @@ pub mod ranks;
 pub mod reads;
 pub mod replicator;
 pub mod solo;
+mod spans;
 pub mod tokens;
 mod waiting;
 pub mod watch;
