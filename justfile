@@ -89,4 +89,8 @@ sim seeds="1..1001" seconds="20":
 
 # Runs each planted bug against the layer that has to notice it; `just planted 10` the short form.
 planted bugs="":
-    OARLOCK_BUGS={{bugs}} cargo test --locked --features proof --test planted
+    OARLOCK_BUGS={{bugs}} cargo test --locked --features proof,otel --test planted
+
+# Traces, from real nodes to a collector.
+otel:
+    cargo test --locked --features otel --test otel

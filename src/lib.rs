@@ -11,6 +11,8 @@
 //!               │
 //!         oarlock-core (src/lock)                  the rules of locks, pure
 //! ```
+//!
+//! Beside these, `traces` is told by api, service and node what a request went through.
 
 pub mod api;
 pub mod auth;
@@ -23,3 +25,4 @@ pub mod raft;
 pub mod service;
 pub mod shutdown;
 pub mod tls;
+pub mod traces;

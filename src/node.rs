@@ -43,6 +43,7 @@ use crate::raft::types::{Member, RaftHandle};
 use crate::service::replicator::{NodeId, Replicator, Upcalls};
 use crate::service::{Options, Service};
 use crate::shutdown::Stop;
+use crate::traces::Traces;
 
 /// Handing leadership over before a stop takes no longer than this; then it is left to an election.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
@@ -86,7 +87,12 @@ pub fn restore_backup(
 }
 
 /// Runs a node until `stop`. With `join` it may come into a cluster that runs.
-pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(), NodeError> {
+pub async fn run(
+    config: Config,
+    join: Option<String>,
+    traces: &Traces,
+    stop: Stop,
+) -> Result<(), NodeError> {
     #[cfg(feature = "proof")]
     crate::raft::faults::obey(std::env::var_os("OARLOCK_FAULTS"))
         .map_err(because("read the orders to fail"))?;
@@ -125,16 +131,14 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     let identity = begin_restored(identity, &log, &dir, &local).await?;
     let Started { raft, machine, audit } =
         start_raft(&config, store, (&identity, &peers), &metrics).await?;
-    let snapshots = machine.snapshots();
-    let reserve = DiskReserve::open(&dir, config.reserve_bytes);
-    let reserve = Arc::new(reserve.map_err(because("take the disk reserve"))?);
+    let reserve = Arc::new(reserved(&dir, &config)?);
     let parts = (raft.clone(), machine.clone(), Arc::clone(&reserve));
     let replicator = replicator(&config, &identity, parts, &peers, &metrics);
     let (observer, ids) = (Arc::clone(&metrics), Box::new(random_u128));
     let options = Options { auth_required: config.auth_required, ..Options::default() };
     let service = Service::new(Arc::clone(&replicator), observer, ids, options);
-    let reached = (raft.clone(), Arc::clone(&snapshots), log.synced());
-    wire(&handlers, &machine, &service, &replicator, reached);
+    let reached = (raft.clone(), machine.snapshots(), log.synced());
+    wire((&handlers, traces), &machine, &service, &replicator, reached);
     settings::run(&raft, random_seed()).await;
     initialise(&identity, &raft, &dir, &local).await?;
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
@@ -144,11 +148,11 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
     tell_calls(&service, &audit);
     tasks.spawn(disk::watch(reserve, Arc::clone(&replicator)));
     let segment_bytes = config.log_segment_bytes;
-    tasks.spawn(disk::measure(log, Arc::clone(&snapshots), segment_bytes, Arc::clone(&metrics)));
+    tasks.spawn(disk::measure(log, machine.snapshots(), segment_bytes, Arc::clone(&metrics)));
     tasks.spawn(remember_joining(identity, replicator.raft().clone(), dir, Arc::clone(&local)));
     tracing::info!(api = %config.api_address, peers = %config.peer_address, "serving");
-    let answers =
-        serve_http((api, admin), secure.api, &config, (&service, &metrics), &replicator, &stop);
+    let told = (&service, &metrics, traces);
+    let answers = serve_http((api, admin), secure.api, &config, told, &replicator, &stop);
     let attended = attend(&mut tasks, &stop, answers).await;
     shut_down(&replicator, &mut tasks, machine, &audit).await?;
     serving.await.map_err(|error| NodeError(format!("run Raft: {error}")))??;
@@ -191,6 +195,10 @@ fn tell_calls(service: &Service<RaftReplicator>, audit: &Arc<Audit>) {
         let hears = Arc::clone(audit);
         service.on_called(Box::new(move |called| hears.called(called, clock::wall_ms())));
     }
+}
+
+fn reserved(dir: &Path, config: &Config) -> Result<DiskReserve, NodeError> {
+    DiskReserve::open(dir, config.reserve_bytes).map_err(because("take the disk reserve"))
 }
 
 /// Where others reach a node that joins.
@@ -409,7 +417,7 @@ fn audit(
 
 /// Connects what was made apart: peers and applied entries reach the service.
 fn wire(
-    handlers: &Handlers,
+    (handlers, traces): (&Handlers, &Traces),
     machine: &MachineHandle,
     service: &Arc<Service<RaftReplicator>>,
     replicator: &Arc<RaftReplicator>,
@@ -422,9 +430,9 @@ fn wire(
             upcalls.applied(events, outcomes);
         }
     }));
-    let upcalls = Arc::clone(service);
-    let _only_once =
-        handlers.call.set(Box::new(move |by, call| Upcalls::call(&*upcalls, by, call)));
+    let (upcalls, traces) = (Arc::clone(service), traces.clone());
+    let answer = move |by, call| traces.forwarded(Upcalls::call(&*upcalls, by, call));
+    let _only_once = handlers.call.set(Box::new(answer));
     let hears = Arc::clone(replicator);
     let _only_once = handlers.beacon.set(Box::new(move |beacon| hears.hear(beacon)));
     let _only_once = handlers.raft.set(raft);
@@ -495,7 +503,7 @@ mod tests {
         let service = Service::new(Arc::clone(&replicator), observer, ids, Options::default());
         let handlers = Handlers::default();
         let reached = (raft.clone(), machine.snapshots(), synced);
-        wire(&handlers, &machine, &service, &replicator, reached);
+        wire((&handlers, &Traces::default()), &machine, &service, &replicator, reached);
         raft.shutdown().await.expect("Raft stops");
         running.await.expect("it runs to its end");
         machine.close();

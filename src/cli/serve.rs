@@ -10,6 +10,7 @@ use crate::cli::{Failure, stop_signal};
 use crate::config::{Config, LogFormat};
 use crate::node;
 use crate::shutdown::Stop;
+use crate::traces::{Settings, Traces};
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -67,7 +68,15 @@ pub(super) async fn run(serve: Serve, config: Config) -> Result<(), Failure> {
             parent.trigger();
         });
     }
-    let ended = node::run(config, serve.join, stop).await;
+    let traces = Traces::start(&Settings {
+        endpoint: &config.traces_endpoint,
+        sample_ratio: config.traces_sample_ratio,
+        service_name: &config.traces_service_name,
+        node_id: config.node_id,
+    });
+    let traces = traces.map_err(Failure::usage)?;
+    let ended = node::run(config, serve.join, &traces, stop).await;
+    traces.finish().await;
     ended.map_err(|error| Failure::node(error.to_string()))
 }
 

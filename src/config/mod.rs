@@ -34,7 +34,7 @@ pub enum LogFormat {
 }
 
 /// All settings of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Number of this node; fixed for its life and never reused.
@@ -104,6 +104,13 @@ pub struct Config {
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: LogFormat,
+    /// Collector that takes traces by OTLP over plain HTTP; empty for no traces. For builds with the
+    /// feature `otel`.
+    pub traces_endpoint: String,
+    /// Part of the traces that begin at this node, 0 to 1, that is kept.
+    pub traces_sample_ratio: f64,
+    /// `service.name` of the traces.
+    pub traces_service_name: String,
     /// The file that this was read from, to read it again; no setting.
     #[serde(skip)]
     pub source: Option<PathBuf>,
@@ -150,6 +157,9 @@ impl Default for Config {
             audit_file: PathBuf::new(),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
+            traces_endpoint: String::new(),
+            traces_sample_ratio: 1.0,
+            traces_service_name: "oarlock".to_owned(),
             source: None,
         }
     }
@@ -293,6 +303,17 @@ mod tests {
         let first = Config::parse("advertise_peer_address = \"node-4:7401\"", []);
         let errors = first.expect_err("it contradicts the list of members");
         assert!(errors.to_string().contains("what `members` says"), "{errors}");
+    }
+
+    #[test]
+    fn traces_are_refused_where_they_are_not_built_in_or_make_no_sense() {
+        let endpoint = Config::parse("traces_endpoint = \"http://127.0.0.1:4318\"", []);
+        assert_eq!(endpoint.is_ok(), crate::traces::IS_BUILT_IN);
+        for ratio in ["-0.1", "1.5", "nan"] {
+            let errors = Config::parse(&format!("traces_sample_ratio = {ratio}"), []);
+            assert!(errors.expect_err(ratio).to_string().contains("traces_sample_ratio"));
+        }
+        assert!(Config::parse("traces_sample_ratio = 1", []).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::config::{Config, MemberConfig};
+use crate::traces;
 
 /// Everything that is wrong, a sentence each.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -13,6 +14,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     members(config, &mut problems);
     timing(config, &mut problems);
     sizes(config, &mut problems);
+    traced(config, &mut problems);
     problems
 }
 
@@ -206,5 +208,17 @@ fn sizes(config: &Config, problems: &mut Vec<String>) {
     }
     if config.connections_max == 0 {
         problems.push("connections_max is at least 1.".into());
+    }
+}
+
+fn traced(config: &Config, problems: &mut Vec<String>) {
+    if !config.traces_endpoint.is_empty() {
+        problems.extend(traces::problem(&config.traces_endpoint));
+    }
+    if !(0.0..=1.0).contains(&config.traces_sample_ratio) {
+        problems.push("traces_sample_ratio is 0.0 (none) to 1.0 (all).".into());
+    }
+    if config.traces_service_name.is_empty() {
+        problems.push("traces_service_name is empty; `oarlock` is the usual one.".into());
     }
 }

@@ -21,6 +21,7 @@ use crate::service::{NodeState, Service};
 use crate::shutdown::Stop;
 use crate::tls::material::{Callers, Files, Material, Unusable};
 use crate::tls::validity::now_s;
+use crate::traces::Traces;
 
 /// How often certificate files are looked at: a new one is used within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -249,13 +250,15 @@ pub(super) async fn serve_http(
     (listener, admin): (TcpListener, Option<TcpListener>),
     tls: Option<Arc<Material>>,
     config: &Config,
-    (service, metrics): (&Arc<Service<RaftReplicator>>, &Arc<Metrics>),
+    (service, metrics, traces): (&Arc<Service<RaftReplicator>>, &Arc<Metrics>, &Traces),
     replicator: &Arc<RaftReplicator>,
     stop: &Stop,
 ) {
     let page = Arc::clone(metrics);
     let page = Arc::new(move |state: &NodeState| page.render(state));
-    let app = http::App::new(Arc::clone(service), page);
+    let entrance =
+        |listener: &TcpListener| traces.entrance(tls.is_some(), listener.local_addr().ok());
+    let app = http::App::new(Arc::clone(service), page).traced(entrance(&listener));
     let limits =
         http::Limits { connections_max: config.connections_max, stop_grace: DRAIN_DEADLINE };
     let stopped = async {
@@ -272,8 +275,9 @@ pub(super) async fn serve_http(
     };
     let few = http::Limits { connections_max: ADMIN_CONNECTIONS_MAX, ..limits };
     let for_clients = http::router(app.clone().for_clients());
+    let for_admins = http::router(app.traced(entrance(&admin)));
     tokio::join!(
         http::serve_over(listener, for_clients, limits, tls.clone(), stopped),
-        http::serve_over(admin, http::router(app), few, tls, stop.wait()),
+        http::serve_over(admin, for_admins, few, tls.clone(), stop.wait()),
     );
 }

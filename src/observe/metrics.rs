@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use oarlock_core::command::LEVEL;
 use oarlock_core::event::{Event, EventKind};
-use oarlock_core::outcome::{EndReason, Outcome, Rejection};
+use oarlock_core::outcome::{EndReason, Outcome};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,6 +19,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::service::NodeState;
+use crate::service::kinds::reason;
 use crate::service::observer::Observer;
 
 type Number = Gauge<u64, AtomicU64>;
@@ -313,34 +314,6 @@ pub(super) fn how(reason: EndReason) -> &'static str {
         EndReason::WaitTimeout => "wait-timeout",
         EndReason::Abandoned => "abandoned",
         EndReason::HandedOver => "handed-over",
-    }
-}
-
-pub(super) fn reason(rejection: &Rejection) -> &'static str {
-    match rejection {
-        Rejection::LockHeld(_) => "lock-held",
-        Rejection::QueueFull { .. } => "queue-full",
-        Rejection::HoldersFull { .. } => "holders-full",
-        Rejection::LeasesFull { .. } => "leases-full",
-        Rejection::SessionsFull { .. } => "sessions-full",
-        Rejection::SessionLeasesFull { .. } => "session-leases-full",
-        Rejection::AnswersFull { .. } => "answers-full",
-        Rejection::RequestIdReused => "request-id-reused",
-        Rejection::LeaseGone(ended) if ended.how == EndReason::WaitTimeout => "wait-timeout",
-        Rejection::LeaseGone(_) => "lease-gone",
-        Rejection::LeaseUnknown => "lease-unknown",
-        Rejection::LeaseWaiting => "lease-waiting",
-        Rejection::SessionGone { .. } => "session-gone",
-        Rejection::SessionUnknown => "session-unknown",
-        Rejection::TokensExhausted => "tokens-exhausted",
-        Rejection::PermitLimitDiffers { .. } => "permit-limit-differs",
-        Rejection::LeaseOfOtherLock => "lease-of-another-lock",
-        Rejection::ClaimsInvalid => "claims-invalid",
-        Rejection::GrantShared => "grant-shared",
-        Rejection::Deadlock(_) => "deadlock",
-        Rejection::ValuesFull { .. } => "values-full",
-        Rejection::RecordChanged { .. } => "record-changed",
-        Rejection::RecordsFull { .. } => "records-full",
     }
 }
 

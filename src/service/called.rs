@@ -223,9 +223,7 @@ fn asked(call: &Call) -> Asked {
             MembersCall::Replace { old, new } => format!("replace-member {old} by {new}").into(),
         }),
         Call::Tokens(call) => changes(match call {
-            TokensCall::Create { id, .. } | TokensCall::CreateBounded { id, .. } => {
-                format!("create-token {id}").into()
-            }
+            TokensCall::Create { id, .. } => format!("create-token {id}").into(),
             TokensCall::Revoke { id } => format!("revoke-token {id}").into(),
         }),
     }

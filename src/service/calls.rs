@@ -24,7 +24,9 @@ use crate::service::members::MembersCall;
 use crate::service::replicator::{
     Call, ForwardError, Leadership, NodeId, Replicator, Reply, ReplyBody,
 };
+use crate::service::spans;
 use crate::service::tokens::TokensCall;
+use crate::traces::{self, Fact, Step};
 
 /// How long a call may take, not counting the wait it asks for: covers a fail-over.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -215,8 +217,10 @@ impl<R: Replicator> Service<R> {
         deadline: Duration,
     ) -> Result<Reply, ServiceError> {
         self.admit(caller, &call)?;
+        let is_named = spans::of_call(&call, traces::tell);
         if !waits(&call) {
             let mut reply = self.answer(call, caller.id(), deadline).await?;
+            spans::of_reply(&reply, is_named, traces::tell);
             caller.redact(&mut reply);
             return Ok(reply);
         }
@@ -226,6 +230,7 @@ impl<R: Replicator> Service<R> {
             reply = self.answer(call, caller.id(), deadline) => reply?,
             () = self.gone(caller) => return Err(ServiceError::Revoked),
         };
+        spans::of_reply(&reply, is_named, traces::tell);
         caller.redact(&mut reply);
         Ok(reply)
     }
@@ -348,7 +353,14 @@ impl<R: Replicator> Service<R> {
             let by = journey.by.as_deref();
             return self.serve_as(by, journey.call.clone()).await.map_err(here);
         }
-        let asked = self.replicator.forward(leader, journey.by.clone(), journey.call.clone());
+        let asked = async {
+            let span = self.step(Step::Forward);
+            span.tell(Fact::Leader(leader));
+            let (by, call) = (journey.by.clone(), journey.call.clone());
+            let answer = self.replicator.forward(leader, by, call).await;
+            spans::of_answer(&answer, |fact| span.tell(fact));
+            answer
+        };
         if matches!(remedy(&journey.call), Remedy::Nothing) {
             return asked.await.map_err(there);
         }

@@ -10,13 +10,27 @@ use tokio::sync::watch;
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
 use crate::service::replicator::{Call, Leadership, ProposeError, Replicator, Reply, ReplyBody};
+use crate::service::spans;
 use crate::service::waiting::{Seat, Wake};
+use crate::traces::{Fact, Step};
 
 /// Why a wait is over.
 enum Over {
     Woken(Wake),
     LeaderLost,
     Draining,
+}
+
+impl Over {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Woken(Wake::Granted(_)) => "granted",
+            Self::Woken(Wake::Ended(_)) => "ended",
+            Self::Woken(Wake::AttachFirst) => "attach",
+            Self::LeaderLost => "leader-lost",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 impl From<ProposeError> for ServiceError {
@@ -70,7 +84,11 @@ impl<R: Replicator> Service<R> {
     }
 
     async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let outcome = self.replicator.propose(command).await?;
+        let span = self.step(Step::Propose);
+        let is_named = spans::of_command(&command, |fact| span.tell(fact));
+        let outcome = self.replicator.propose(command).await;
+        spans::of_proposal(&outcome, is_named, |fact| span.tell(fact));
+        let outcome = outcome?;
         self.observer.outcome(&outcome);
         Ok(outcome)
     }
@@ -126,7 +144,8 @@ impl<R: Replicator> Service<R> {
                     continue;
                 }
             };
-            match self.wait(&mut sitting, &mut leadership, term).await {
+            let place = (lock.as_ref(), queued.position);
+            match self.wait(&mut sitting, place, &mut leadership, term).await {
                 Over::Woken(Wake::Granted(grant)) => {
                     sitting.settle();
                     if let Some(estimate_ms) = estimate_ms {
@@ -172,16 +191,24 @@ impl<R: Replicator> Service<R> {
     async fn wait(
         &self,
         seat: &mut Seat<'_, R>,
+        (lock, position): (Option<&LockName>, u64),
         leadership: &mut watch::Receiver<Leadership>,
         term: u64,
     ) -> Over {
+        let span = self.step(Step::Wait);
+        span.tell(Fact::Position(position));
+        if let Some(name) = lock {
+            span.tell(Fact::Lock(name));
+        }
         let mut draining = self.draining.subscribe();
-        tokio::select! {
+        let over = tokio::select! {
             biased;
             wake = seat.woken() => wake.map_or(Over::LeaderLost, Over::Woken),
             _ = leadership.wait_for(|now| !now.serving_here || now.term != term) => Over::LeaderLost,
             _ = draining.wait_for(|draining| *draining) => Over::Draining,
-        }
+        };
+        span.tell(Fact::Outcome(over.word()));
+        over
     }
 
     /// Dates an outcome, and never hands out a lease that is dead by now.

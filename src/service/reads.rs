@@ -13,6 +13,8 @@ use crate::service::error::ServiceError;
 use crate::service::gate::Caller;
 use crate::service::handle::Service;
 use crate::service::replicator::{Backup, Call, Query, Replicator, Reply, ReplyBody};
+use crate::service::spans;
+use crate::traces::Step;
 use oarlock_core::query::SessionView;
 
 /// Holders that one inspection names; the rest is counted.
@@ -24,6 +26,8 @@ const BACKUP_DEADLINE: Duration = Duration::from_mins(2);
 impl<R: Replicator> Service<R> {
     /// A linearizable read: the barrier began after the question arrived.
     pub(super) async fn read(&self, query: Query) -> Result<Reply, ServiceError> {
+        let confirming = self.step(Step::Confirm);
+        spans::of_query(&query, |fact| confirming.tell(fact));
         self.replicator.read_barrier().await?;
         Ok(self.look(&query))
     }

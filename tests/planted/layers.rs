@@ -12,6 +12,9 @@ use crate::cases::Layer;
 /// A process that has said nothing by then is ended, and its bug survives.
 const PATIENCE: &str = "300";
 
+/// As in `.ci/run`, so that nothing is built twice.
+const FEATURES: &str = "oarlock/proof,oarlock/otel";
+
 /// Seeds that a process of the simulation runs, one after the other.
 const SEEDS_AT_ONCE: u64 = 16;
 
@@ -94,7 +97,7 @@ impl Binaries {
 fn built(command: &str, targets: &[&str]) -> Result<BTreeMap<String, (PathBuf, PathBuf)>, String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut build = Command::new(cargo);
-    build.args([command, "--workspace", "--locked", "--features", "oarlock/proof"]).args(targets);
+    build.args([command, "--workspace", "--locked", "--features", FEATURES]).args(targets);
     build.args(["--message-format", "json-render-diagnostics"]);
     let output = build.stderr(std::process::Stdio::inherit()).output();
     let output = output.map_err(|error| format!("run cargo: {error}"))?;

@@ -20,6 +20,7 @@ use crate::service::error::ServiceError;
 use crate::service::gate::Caller;
 use crate::service::replicator::{Call, Replicator, Reply};
 use crate::service::{NodeState, Service, deadline_of};
+use crate::traces::Entrance;
 
 /// Writes the page of `/metrics`.
 pub type MetricsPage = Arc<dyn Fn(&NodeState) -> String + Send + Sync>;
@@ -36,13 +37,30 @@ pub struct App<R: Replicator> {
     is_for_clients: bool,
     /// Whether a connection within this machine comes from a process of the node's own user.
     pub(super) is_own: fn(SocketAddr, SocketAddr) -> bool,
+    /// Where the traces of requests begin.
+    entrance: Entrance,
 }
 
 impl<R: Replicator> App<R> {
     /// Asked by nobody yet.
     pub fn new(service: Arc<Service<R>>, metrics: MetricsPage) -> Self {
         let (caller, clock) = (Caller::default(), Stopwatch::start());
-        Self { service, metrics, caller, clock, is_for_clients: false, is_own: neighbour::is_own }
+        Self {
+            service,
+            metrics,
+            caller,
+            clock,
+            is_for_clients: false,
+            is_own: neighbour::is_own,
+            entrance: Entrance::default(),
+        }
+    }
+
+    /// For a listener whose requests are traced.
+    #[must_use]
+    pub fn traced(mut self, entrance: Entrance) -> Self {
+        self.entrance = entrance;
+        self
     }
 
     /// For a listener beside one for administration and metrics.
@@ -62,6 +80,7 @@ impl<R: Replicator> Clone for App<R> {
             clock: self.clock,
             is_for_clients: self.is_for_clients,
             is_own: self.is_own,
+            entrance: self.entrance.clone(),
         }
     }
 }
@@ -250,20 +269,28 @@ pub fn router<R: Replicator>(app: App<R>) -> Router {
 
 async fn answer<R: Replicator>(mut app: App<R>, route: Route, request: Request) -> Response {
     let stopwatch = Stopwatch::start();
-    let entered = if app.is_for_clients && route.is_administration() {
-        Err(Refusal::other_listener())
-    } else {
-        door::enter(&mut app, route, &request)
-    };
-    let answered = match entered {
-        Ok(()) => dispatch(&app, route, request).await,
-        Err(refusal) => Err(refusal),
-    };
+    let template = (route != Route::Nowhere).then(|| route.pattern());
+    let span = app.entrance.request(request.method(), template, request.headers());
+    let answered = span.around(let_in(&mut app, route, request)).await;
     let mut response = answered.unwrap_or_else(Into::into);
     name_leader(&app, response.headers_mut());
     let status = response.status().as_u16();
+    span.answered(status);
     app.service.observer().answered(route.pattern(), status, stopwatch.time());
     response
+}
+
+/// Answers a request of somebody who may ask it.
+async fn let_in<R: Replicator>(
+    app: &mut App<R>,
+    route: Route,
+    request: Request,
+) -> Result<Response, Refusal> {
+    if app.is_for_clients && route.is_administration() {
+        return Err(Refusal::other_listener());
+    }
+    door::enter(app, route, &request)?;
+    dispatch(app, route, request).await
 }
 
 fn name_leader<R: Replicator>(app: &App<R>, headers: &mut HeaderMap) {

@@ -24,6 +24,7 @@ use super::routes::App;
 use super::{locks, sse, why};
 use crate::service::ranks::Ranked;
 use crate::service::replicator::{Call, Replicator};
+use crate::traces;
 
 /// An acquire that is answered sooner is not told of its place.
 const QUIET: Duration = Duration::from_millis(50);
@@ -60,10 +61,10 @@ impl<R: Replicator> Wait<R, Box<Grant>> {
     pub(super) fn one(app: &App<R>, acquire: Acquire) -> Self {
         let places = vec![(acquire.name.clone(), acquire.lease_id)];
         let (asks, request) = (app.clone(), acquire.request_id);
-        let answer = async move {
+        let answer = traces::carried(async move {
             let reply = asks.ask(Call::Propose(Command::Acquire(acquire))).await?;
             locks::granted(&asks, reply).await
-        };
+        });
         Self::new(app, request, places, Box::pin(answer))
     }
 }
@@ -73,10 +74,10 @@ impl<R: Replicator> Wait<R, Vec<Grant>> {
         let place = |claim: &Claim| (claim.name.clone(), claim.lease_id);
         let places = many.claims.iter().map(place).collect();
         let (asks, request) = (app.clone(), many.request_id);
-        let answer = async move {
+        let answer = traces::carried(async move {
             let reply = asks.ask(Call::Propose(Command::AcquireMany(many))).await?;
             super::many::granted(&asks, reply).await
-        };
+        });
         Self::new(app, request, places, Box::pin(answer))
     }
 }

@@ -7,9 +7,10 @@ use oarlock_core::ids::{LockName, Owner};
 use oarlock_core::outcome::{Grant, Outcome, Rejection};
 use serde::Serialize;
 
-use crate::observe::metrics::{how, reason};
+use crate::observe::metrics::how;
 use crate::service::called::{Called, End, is_denial};
 use crate::service::error::ServiceError;
+use crate::service::kinds::reason;
 use crate::service::members::MembersReply;
 use crate::service::observer::Told;
 use crate::service::replicator::{Reply, ReplyBody};
