@@ -143,9 +143,8 @@ pub async fn run(
     initialise(&identity, &raft, &dir, &local).await?;
     let serving = tokio::spawn(run_raft(Arc::clone(&replicator), stop.clone()));
     tasks.spawn(presence::stop_if_refused(Arc::clone(&local), raft.clone(), stop.clone()));
-    keep_up(&mut tasks, &service);
+    keep_up(&mut tasks, &service, &audit);
     break_glass::keep(&mut tasks, &config, &service, &audit);
-    tell_calls(&service, &audit);
     tasks.spawn(disk::watch(reserve, Arc::clone(&replicator)));
     let segment_bytes = config.log_segment_bytes;
     tasks.spawn(disk::measure(log, machine.snapshots(), segment_bytes, Arc::clone(&metrics)));
@@ -183,7 +182,8 @@ async fn attend(
 }
 
 /// What the service does without being asked.
-fn keep_up(tasks: &mut JoinSet<()>, service: &Arc<Service<RaftReplicator>>) {
+fn keep_up(tasks: &mut JoinSet<()>, service: &Arc<Service<RaftReplicator>>, audit: &Arc<Audit>) {
+    tell_calls(service, audit);
     let (expires, gate) = (Arc::clone(service), Arc::clone(service));
     tasks.spawn(async move { expires.expire().await });
     tasks.spawn(async move { gate.keep_gate().await });
