@@ -95,7 +95,7 @@ impl Watch<'_> {
         for attempt in 0_usize.. {
             // As every call of the client does between two tries.
             if attempt > 0 && attempt.is_multiple_of(endpoints.len().max(1)) {
-                sleep(jitter(pause)).await;
+                sleep(jitter(pause).min(until.saturating_duration_since(Instant::now()))).await;
                 pause = PAUSE_MAX.min(pause * 2);
             }
             if Instant::now() >= until {

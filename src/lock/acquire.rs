@@ -273,6 +273,7 @@ impl Machine {
         self.touch_lock(&name, revision);
     }
 
+    /// Gives the lock the revision of what happened to it. Whoever may leave it idle settles it next.
     pub(crate) fn touch_lock(&mut self, name: &LockName, revision: Revision) {
         if let Some(lock) = self.table.locks.get_mut(name) {
             lock.revision = revision;

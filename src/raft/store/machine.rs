@@ -7,7 +7,7 @@
 //! An entry that this build cannot apply ends the process: skipping it would make this node differ
 //! from the others. What was half applied is never written to the view.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -73,7 +73,7 @@ pub(crate) struct State {
     pub(crate) machine: Machine,
     pub(crate) position: Position,
     /// Rows that were made before somebody asked, older than those that are marked.
-    made_early: Vec<(RowKey, Option<Row>)>,
+    made_early: BTreeMap<RowKey, Option<Row>>,
     /// Something was applied since changes were last taken.
     pub(crate) dirty: bool,
     pub(crate) handover: Handover,
@@ -87,8 +87,12 @@ impl State {
     /// What changed since the last call.
     pub(crate) fn take_changes(&mut self) -> Changes {
         self.dirty = false;
-        let mut rows = std::mem::take(&mut self.made_early);
-        rows.extend(self.machine.take_changes());
+        let mut rows = self.machine.take_changes();
+        if !self.made_early.is_empty() {
+            let mut all = std::mem::take(&mut self.made_early);
+            all.extend(rows);
+            rows = all.into_iter().collect();
+        }
         Changes { rows, position: self.position.clone() }
     }
 
@@ -140,7 +144,7 @@ impl Shared {
         let applied = watch::Sender::new(position.last_applied);
         let jobs = VecDeque::new();
         let (handover, dirty, stop, broken) = (Handover::None, false, false, false);
-        let made_early = Vec::new();
+        let made_early = BTreeMap::new();
         let state = State { machine, position, made_early, dirty, handover, jobs, stop, broken };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -458,8 +462,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use oarlock_core::command::{Command, LEVEL, OpenSession};
     use oarlock_core::ids::{Metadata, Owner, SessionId};
     use oarlock_core::time::Ttl;
@@ -510,8 +512,7 @@ mod tests {
         shared.apply(&entry(41, later)).expect("applied");
         let mut state = shared.lock();
         let changes = state.take_changes();
-        let last: BTreeMap<_, _> = changes.rows.into_iter().collect();
-        let present = last.into_iter().filter_map(|(key, row)| Some((key, row?)));
+        let present = changes.rows.into_iter().filter_map(|(key, row)| Some((key, row?)));
         assert_eq!(present.collect::<Vec<_>>(), state.machine.rows().collect::<Vec<_>>());
         assert_eq!(changes.position, state.position);
         assert!(state.take_changes().rows.is_empty(), "all of them were handed over");

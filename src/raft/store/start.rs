@@ -95,11 +95,11 @@ pub fn open(
         Some(loaded) => loaded,
         None => rebuild(&home, view_options, snapshot.as_ref(), log)?,
     };
+    if rebuilt && unfinished.is_none() {
+        tracing::warn!(from = ?position.last_applied, "the view was lost or refused; rebuilt");
+    }
     if let Some(path) = unfinished {
         writer::remove_unused(&path);
-    }
-    if rebuilt {
-        tracing::warn!(from = ?position.last_applied, "the view was lost or refused; rebuilt");
     }
     let shared = Shared::new((machine, position), snapshots, fatal, rebuilt);
     let writer = Writer {

@@ -3,9 +3,11 @@
 //! One tree: rows, the position they belong to, and a running checksum over all rows, in one atomic
 //! batch per write. A write of very many rows is split: sled frees nothing that a batch replaces
 //! before the batch ends, so that one of 10,000 rows holds a gigabyte. Then a mark says that it is
-//! unfinished until its last part is there. sled's `flush` is no fsync on Linux, so nothing is ever acknowledged because of a
-//! write here; after a power loss the view may be old, torn or gone, and [`View::load`] says so.
-//! Every call into sled is guarded: it may panic on damaged files.
+//! unfinished until its last part is there.
+//!
+//! sled's `flush` is no fsync on Linux, so nothing is ever acknowledged because of a write here;
+//! after a power loss the view may be old, torn or gone, and [`View::load`] says so. Every call into
+//! sled is guarded: it may panic on damaged files.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -54,7 +56,7 @@ pub struct Position {
     pub membership: StoredMembership,
 }
 
-/// Changed rows and the position they lead to; of a row that is there twice the later counts.
+/// Changed rows, each once, and the position they lead to.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) rows: Vec<(RowKey, Option<Row>)>,
