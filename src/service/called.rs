@@ -166,7 +166,9 @@ impl<R: Replicator> Service<R> {
         error: &ServiceError,
     ) {
         let Some(hears) = self.hears.get() else { return };
-        let (identity, is_known) = identity(caller);
+        let (identity, was_known) = identity(caller);
+        // Whoever shows a credential that ran out is told of no oftener than one who has none.
+        let is_known = was_known && !matches!(error, ServiceError::Unauthenticated(_));
         let (asked, end) = (asked.to_string(), End::Failed(error));
         hears(&Called { identity, is_known, asked: &asked, locks, end });
     }

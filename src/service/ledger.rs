@@ -26,7 +26,7 @@ use crate::auth::credential::Credential;
 use crate::service::error::ServiceError;
 use crate::service::handle::Service;
 use crate::service::ledger::book::{Book, Fate, Key, Moment, Thing};
-use crate::service::replicator::{Call, Replicator, Reply, ReplyBody};
+use crate::service::replicator::{Call, ProposeError, Replicator, Reply, ReplyBody};
 
 /// The standard lock: never held across an await, nor while the machine is looked at.
 #[derive(Debug, Default)]
@@ -118,7 +118,7 @@ impl<R: Replicator> Service<R> {
                 if let Some(session_id) = taking.under {
                     self.adopt(&credential, session_id);
                 }
-                let Some(key) = self.book(&credential, &taking, limit).await else {
+                let Some(key) = self.book(&credential, &taking, limit).await? else {
                     if taking.request_id.is_some_and(|id| self.repeats(id)) {
                         return self.serve_kept(&credential, taking.first, call).await;
                     }
@@ -179,22 +179,36 @@ impl<R: Replicator> Service<R> {
     }
 
     /// Books what a call takes. Before that is refused, it is looked up what of it is gone unheard.
-    async fn book(&self, credential: &Credential, taking: &Taking, limit: u32) -> Option<Key> {
+    async fn book(
+        &self,
+        credential: &Credential,
+        taking: &Taking,
+        limit: u32,
+    ) -> Result<Option<Key>, ServiceError> {
         let key = taking.request_id.map_or(Key::First(taking.first), Key::Request);
         let book = || {
             let at = self.moment();
             self.ledger.opened().book(&credential.id, key, &taking.things, limit, at)
         };
         if let Some(key) = book() {
-            return Some(key);
+            return Ok(Some(key));
         }
         let now = self.replicator.lease_now();
         let doubtful = self.ledger.book().doubtful(&credential.id, now);
         if doubtful.is_empty() {
-            return None;
+            return Ok(None);
         }
-        // What was handed to the log before this is decided when this is.
-        self.replicator.propose(Command::Advance).await.ok()?;
+        // What was handed to the log before this is decided when this is. Of the call itself nothing was
+        // done, whatever became of this.
+        if let Err(error) = self.replicator.propose(Command::Advance).await {
+            self.ledger.book().look_again(&credential.id);
+            return Err(match error {
+                ProposeError::NotLeader(leader) => ServiceError::NotLeader(leader),
+                ProposeError::NotDone(why) | ProposeError::Unknown(why) => {
+                    ServiceError::Overloaded(why.to_owned())
+                }
+            });
+        }
         let looked_up: Vec<(Thing, bool)> = self.replicator.with_machine(|machine| {
             doubtful.into_iter().map(|thing| (thing, is_gone(machine, thing))).collect()
         });
@@ -203,7 +217,7 @@ impl<R: Replicator> Service<R> {
             ledger.looked_at(thing, is_gone, now);
         }
         drop(ledger);
-        book()
+        Ok(book())
     }
 
     fn moment(&self) -> Moment {

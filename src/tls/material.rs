@@ -284,13 +284,19 @@ fn fits(
     verifier: &dyn ClientCertVerifier,
     chain: &[CertificateDer<'_>],
 ) -> Result<(), Unusable> {
-    let unknown = CertificateError::UnknownRevocationStatus;
-    match chain.split_first() {
-        Some((leaf, between)) if is_refused_for(&unknown, verifier, leaf, between) => Err(unfit(
+    let Some((leaf, between)) = chain.split_first() else { return Ok(()) };
+    match verifier.verify_client_cert(leaf, between, UnixTime::now()) {
+        Err(Error::InvalidCertificate(CertificateError::UnknownRevocationStatus)) => Err(unfit(
             files,
             &"it has no list of the authority that signed this node's certificate",
         )),
-        Some(_) | None => Ok(()),
+        Err(Error::InvalidCertRevocationList(error)) => Err(unfit(
+            files,
+            &format!(
+                "its list is not of the authority that signed this node's certificate ({error:?})"
+            ),
+        )),
+        Err(_) | Ok(_) => Ok(()),
     }
 }
 

@@ -118,7 +118,8 @@ impl Book {
         term: u64,
         key: Option<Key>,
     ) {
-        self.remove(thing);
+        // Out of the call that booked it, too: nobody strikes it there once it has no key.
+        self.strike(thing);
         self.entries.insert(thing, Entry { whose: whose.to_owned(), heard_at, term, key });
         let account = self.accounts.entry(whose.to_owned()).or_default();
         account.order.insert((heard_at, thing));
@@ -242,6 +243,13 @@ impl Book {
         account.look_at = now.plus_ms(LOOK_EVERY_MS);
         let known = account.order.iter().take_while(|(heard_at, _)| *heard_at < LIVING);
         known.take(LOOKED_AT_MAX).map(|(_, thing)| *thing).collect()
+    }
+
+    /// The look failed: the next one need not wait.
+    pub(super) fn look_again(&mut self, whose: &str) {
+        if let Some(account) = self.accounts.get_mut(whose) {
+            account.look_at = LeaseTime::default();
+        }
     }
 
     /// What the machine said about something that was in doubt.

@@ -47,3 +47,15 @@ fn a_look_does_not_touch_what_a_living_call_booked() {
     book.strike(lease(2));
     assert!(book.accounts.is_empty() && book.calls.is_empty() && book.entries.is_empty());
 }
+
+#[test]
+fn what_a_repeat_found_there_leaves_nothing_of_the_call_that_booked_it() {
+    let mut book = Book::default();
+    let key = Key::Request(RequestId(1));
+    assert_eq!(book.book("one", key, &[lease(1)], 1, at(1)), Some(key));
+    book.settle("one", key, Fate::Doubt, at(2));
+    book.put("one", lease(1), at(3));
+    book.strike(lease(1));
+    assert!(book.calls.is_empty() && book.entries.is_empty(), "{book:?}");
+    assert_eq!(book.book("one", key, &[lease(2)], 0, at(4)), None, "it counts as any other");
+}
