@@ -1,14 +1,16 @@
 //! Turns many commands into few log entries.
 //!
 //! A command is stamped with lease time when it arrives and queued. Commands that arrive while
-//! entries are in flight share the next one; when nothing is in flight nothing waits. Stamps
-//! belong to one leadership: what is still queued when it ends is answered *not done* and dropped,
-//! never proposed under the next one. The same becomes of what waits when the leader has lost touch
-//! with a majority: its callers need not wait for their deadlines to learn that nothing happened.
+//! entries are in flight share the next one; when nothing is in flight nothing waits but renewals,
+//! for a few milliseconds after an entry. Stamps belong to one leadership: what is still queued when
+//! it ends is answered *not done* and dropped, never proposed under the next one. The same becomes of
+//! what waits when the leader has lost touch with a majority: its callers need not wait for their
+//! deadlines to learn that nothing happened.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use oarlock_core::command::{Command, Entry};
 use oarlock_core::limits::COMMANDS_PER_ENTRY_MAX;
@@ -36,6 +38,11 @@ const FURTHER_ENTRY_COMMANDS_MIN: usize = 32;
 /// Turns that the other tasks get before an entry goes out. Requests that have arrived already then
 /// join it instead of making an entry of their own; when nothing else is ready a turn takes no time.
 const GATHER_TURNS: usize = 4;
+
+/// Shortest time between two entries of which the later carries nothing but a few renewals. A renewal
+/// counts from its arrival, so a lease loses nothing, and little else hangs on its answer; ten thousand
+/// sessions would otherwise make an entry of each.
+const RENEWALS_APART: Duration = Duration::from_millis(5);
 
 /// Commands waiting for an entry. At 30,000 a second this is several seconds of backlog: what
 /// comes later is better refused than delayed past its deadline.
@@ -76,6 +83,12 @@ struct Item {
     reply: Option<ReplySender>,
 }
 
+impl Item {
+    fn is_renewal(&self) -> bool {
+        matches!(self.command, Command::Renew { .. } | Command::RenewSession { .. })
+    }
+}
+
 struct Inbox {
     clock: LeaseClock,
     leader: Option<CommittedLeaderId>,
@@ -85,17 +98,24 @@ struct Inbox {
     /// Of all items.
     bytes: usize,
     in_flight: usize,
+    /// When the last entry went out.
+    flown_at: Option<Instant>,
     /// Of the log as this leadership found it and wrote on; it never falls.
     level: u16,
 }
 
 impl Inbox {
-    /// Whether what waits may go out as an entry now.
-    fn may_fly(&self) -> bool {
+    /// After which time what waits may go out as an entry; `None` if that is not a matter of time.
+    fn flies_after(&self) -> Option<Duration> {
+        let many = self.items.len() >= FURTHER_ENTRY_COMMANDS_MIN;
         match self.in_flight {
-            0 => !self.items.is_empty(),
-            ENTRIES_IN_FLIGHT_MAX.. => false,
-            _ => self.items.len() >= FURTHER_ENTRY_COMMANDS_MIN,
+            0 if self.items.is_empty() => None,
+            0 if many || !self.items.iter().all(Item::is_renewal) => Some(Duration::ZERO),
+            0 => Some(self.flown_at.map_or(Duration::ZERO, |at| {
+                RENEWALS_APART.saturating_sub(clock::now().saturating_duration_since(at))
+            })),
+            ENTRIES_IN_FLIGHT_MAX.. => None,
+            _ => many.then_some(Duration::ZERO),
         }
     }
 
@@ -126,7 +146,7 @@ pub(crate) struct Batcher {
     counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
     level: Box<dyn Fn() -> u16 + Send + Sync>,
     wall_ms: fn() -> u64,
-    observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
+    observe: Box<dyn Fn(Duration, usize) + Send + Sync>,
 }
 
 impl Batcher {
@@ -138,11 +158,19 @@ impl Batcher {
         counts_until: Box<dyn Fn() -> Instant + Send + Sync>,
         level: Box<dyn Fn() -> u16 + Send + Sync>,
         wall_ms: fn() -> u64,
-        observe: Box<dyn Fn(std::time::Duration, usize) + Send + Sync>,
+        observe: Box<dyn Fn(Duration, usize) + Send + Sync>,
     ) -> Arc<Self> {
         let items = VecDeque::new();
-        let inbox =
-            Inbox { clock, leader: None, open: false, items, bytes: 0, in_flight: 0, level: 0 };
+        let inbox = Inbox {
+            clock,
+            leader: None,
+            open: false,
+            items,
+            bytes: 0,
+            in_flight: 0,
+            flown_at: None,
+            level: 0,
+        };
         let (inbox, wake) = (Mutex::new(inbox), Notify::new());
         Arc::new(Self { inbox, wake, counts_until, level, wall_ms, observe })
     }
@@ -244,9 +272,10 @@ impl Batcher {
             return Err(ProposeError::NotDone("too many commands wait for the log"));
         }
         inbox.push(Item { at, command, bytes, reply });
-        let due = inbox.may_fly();
+        let after = inbox.flies_after();
+        let is_first = inbox.items.len() == 1;
         drop(inbox);
-        if due {
+        if after.is_some_and(|after| after.is_zero() || is_first) {
             self.wake.notify_one();
         }
         Ok(())
@@ -255,12 +284,12 @@ impl Batcher {
     /// Writes entries until the log takes none; the owner drops or aborts it at shutdown.
     pub(crate) async fn run(self: Arc<Self>, log: impl EntryLog) {
         loop {
-            let Some((leader, items)) = self.take() else {
-                self.wake.notified().await;
-                for _ in 0..GATHER_TURNS {
-                    tokio::task::yield_now().await;
+            let (leader, items) = match self.take() {
+                Ok(taken) => taken,
+                Err(within) => {
+                    self.woken(within).await;
+                    continue;
                 }
-                continue;
             };
             let (commands, replies): (Vec<_>, Vec<_>) =
                 items.into_iter().map(|item| ((item.at, item.command), item.reply)).unzip();
@@ -273,6 +302,20 @@ impl Batcher {
                 self.end();
                 return;
             }
+        }
+    }
+
+    /// Sleeps until something may have changed, or for that time.
+    async fn woken(&self, within: Option<Duration>) {
+        let notified = self.wake.notified();
+        match within {
+            None => notified.await,
+            Some(within) => {
+                let _either = tokio::time::timeout(within, notified).await;
+            }
+        }
+        for _ in 0..GATHER_TURNS {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -293,14 +336,17 @@ impl Batcher {
         inbox.level
     }
 
-    fn take(&self) -> Option<(CommittedLeaderId, VecDeque<Item>)> {
+    /// The next entry, or after which time there is one; `None` if that is not a matter of time.
+    fn take(&self) -> Result<(CommittedLeaderId, VecDeque<Item>), Option<Duration>> {
         let mut inbox = self.inbox();
-        let leader = inbox.leader?;
-        if !inbox.may_fly() {
-            return None;
+        let leader = inbox.leader.ok_or(None)?;
+        match inbox.flies_after() {
+            Some(Duration::ZERO) => {}
+            later => return Err(later),
         }
         inbox.in_flight += 1;
-        Some((leader, inbox.take_entry()))
+        inbox.flown_at = Some(clock::now());
+        Ok((leader, inbox.take_entry()))
     }
 }
 

@@ -80,8 +80,8 @@ fn leader(term: u64) -> CommittedLeaderId {
     Id::new(term, 1).to_committed()
 }
 
-fn renew(id: u128) -> Command {
-    Command::Renew { lease_id: LeaseId(id) }
+fn release(id: u128) -> Command {
+    Command::Release { lease_id: LeaseId(id) }
 }
 
 impl Bench {
@@ -139,7 +139,7 @@ impl Bench {
     }
 
     fn submit_many(&self, ids: std::ops::Range<u128>) -> Vec<Heard> {
-        ids.map(|id| self.submit(renew(id))).collect()
+        ids.map(|id| self.submit(release(id))).collect()
     }
 }
 
@@ -151,14 +151,14 @@ fn not_leader<T>() -> Result<T, ProposeError> {
 async fn what_has_arrived_joins_the_entry_that_goes_out() {
     let mut bench = Bench::open().await;
     bench.nothing_flies().await;
-    let _first = bench.submit(renew(0));
+    let _first = bench.submit(release(0));
     // The batcher is awake; these are ready and stand behind it.
     for id in 1..=3 {
         let batcher = Arc::clone(&bench.batcher);
-        tokio::spawn(async move { batcher.submit(renew(id), None) });
+        tokio::spawn(async move { batcher.submit(release(id), None) });
     }
     let entry = bench.next().await;
-    assert_eq!(entry.commands(), [&renew(0), &renew(1), &renew(2), &renew(3)]);
+    assert_eq!(entry.commands(), [&release(0), &release(1), &release(2), &release(3)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,14 +166,46 @@ async fn nothing_waits_when_nothing_is_in_flight() {
     let mut bench = Bench::open().await;
     for id in 0..3 {
         let begun = clock::now();
-        let heard = bench.submit(renew(id));
+        let heard = bench.submit(release(id));
         let entry = bench.next().await;
         assert_eq!(clock::now(), begun, "not even a millisecond");
-        assert_eq!(entry.commands(), [&renew(id)]);
+        assert_eq!(entry.commands(), [&release(id)]);
         assert_eq!(entry.entry.level, LEVEL);
         entry.land();
         assert_eq!(heard.await, Ok(Ok(Outcome::Done)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_wait_for_company_only_closely_after_an_entry() {
+    let renew = |id| Command::Renew { lease_id: LeaseId(id) };
+    let mut bench = Bench::open().await;
+    let flown_at = clock::now();
+    let _heard = bench.submit(renew(1));
+    bench.nothing_flies().await;
+    let _heard = bench.submit(renew(2));
+    let entry = bench.next().await;
+    assert_eq!(entry.commands(), [&renew(1), &renew(2)]);
+    assert_eq!(clock::now() - flown_at, RENEWALS_APART);
+    entry.land();
+
+    let _heard = bench.submit(renew(3));
+    bench.nothing_flies().await;
+    let (begun, _heard) = (clock::now(), bench.submit(release(4)));
+    let entry = bench.next().await;
+    assert_eq!(entry.commands(), [&renew(3), &release(4)], "whatever else comes takes them along");
+    assert_eq!(clock::now(), begun);
+    entry.land();
+
+    let many: Vec<_> = (0..32).map(|id| bench.submit(renew(id))).collect();
+    let entry = bench.next().await;
+    assert_eq!((entry.commands().len(), clock::now()), (many.len(), begun), "many do not wait");
+    entry.land();
+
+    tokio::time::sleep(RENEWALS_APART).await;
+    let (begun, _heard) = (clock::now(), bench.submit(renew(5)));
+    assert_eq!(bench.next().await.commands(), [&renew(5)]);
+    assert_eq!(clock::now(), begun, "nor does one that comes later");
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +214,7 @@ async fn entries_are_written_at_the_level_that_all_members_know() {
     let mut written = Vec::new();
     for known in [LEVEL, LEVEL + 1, LEVEL] {
         bench.level.store(known, Ordering::Relaxed);
-        let heard = bench.submit(renew(1));
+        let heard = bench.submit(release(1));
         let entry = bench.next().await;
         written.push(entry.entry.level);
         entry.land();
@@ -222,7 +254,7 @@ async fn a_rise_at_the_first_entry_of_a_leadership_is_told_once_from_where_to_wh
     assert_eq!(first.entry.level, LEVEL + 1);
     first.land();
     bench.batcher.open(leader(1));
-    let _heard = bench.submit(renew(1));
+    let _heard = bench.submit(release(1));
     assert_eq!(bench.next().await.entry.level, LEVEL + 1);
     let text = String::from_utf8(logged.0.lock().expect("unpoisoned").clone()).expect("text");
     let lines: Vec<&str> = text.lines().filter(|line| line.contains("the log rises")).collect();
@@ -233,13 +265,13 @@ async fn a_rise_at_the_first_entry_of_a_leadership_is_told_once_from_where_to_wh
 #[tokio::test(start_paused = true)]
 async fn commands_that_come_while_an_entry_is_in_flight_share_the_next_one() {
     let mut bench = Bench::open().await;
-    let _first = bench.submit(renew(0));
+    let _first = bench.submit(release(0));
     let entry = bench.next().await;
     let later = bench.submit_many(1..FURTHER_ENTRY_COMMANDS_MIN as u128);
     bench.nothing_flies().await;
     entry.land();
     let entry = bench.next().await;
-    let expected: Vec<_> = (1..FURTHER_ENTRY_COMMANDS_MIN as u128).map(renew).collect();
+    let expected: Vec<_> = (1..FURTHER_ENTRY_COMMANDS_MIN as u128).map(release).collect();
     assert_eq!(entry.commands(), expected.iter().collect::<Vec<_>>(), "all of them, in order");
     assert!(entry.entry.commands.is_sorted_by_key(|(at, _)| *at), "stamps do not decrease");
     entry.land();
@@ -252,11 +284,11 @@ async fn commands_that_come_while_an_entry_is_in_flight_share_the_next_one() {
 async fn a_further_entry_needs_many_commands_and_there_are_three_at_most() {
     let mut bench = Bench::open().await;
     let many = FURTHER_ENTRY_COMMANDS_MIN as u128;
-    let _first = bench.submit(renew(0));
+    let _first = bench.submit(release(0));
     let first = bench.next().await;
     let _waiting = bench.submit_many(1..many);
     bench.nothing_flies().await;
-    let _full = bench.submit(renew(many));
+    let _full = bench.submit(release(many));
     let second = bench.next().await;
     assert_eq!(second.entry.commands.len(), FURTHER_ENTRY_COMMANDS_MIN);
     let _more = bench.submit_many(0..many);
@@ -272,13 +304,13 @@ async fn a_further_entry_needs_many_commands_and_there_are_three_at_most() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_leadership_says_not_done_of_what_waited_and_unknown_of_what_was_proposed() {
     let mut bench = Bench::open().await;
-    let proposed = bench.submit(renew(0));
+    let proposed = bench.submit(release(0));
     let entry = bench.next().await;
-    let waited = bench.submit(renew(1));
+    let waited = bench.submit(release(1));
     bench.batcher.end();
     assert_eq!(waited.await, Ok(not_leader()));
     let (reply, _heard) = oneshot::channel();
-    assert_eq!(bench.batcher.submit(renew(2), Some(reply)), not_leader(), "nobody leads here");
+    assert_eq!(bench.batcher.submit(release(2), Some(reply)), not_leader(), "nobody leads here");
 
     // Nothing of it goes out under the next leadership, though the entry lands only then.
     let begun = bench.batcher.begin(leader(2), LeaseTime(0), 0);
@@ -294,11 +326,11 @@ async fn a_lost_leadership_says_not_done_of_what_waited_and_unknown_of_what_was_
 #[tokio::test(start_paused = true)]
 async fn a_refused_proposal_is_not_done_and_a_discarded_one_is_unknown() {
     let mut bench = Bench::open().await;
-    let heard = bench.submit(renew(0));
+    let heard = bench.submit(release(0));
     let refused = ClientWriteError::ForwardToLeader(ForwardToLeader::empty());
     bench.next().await.end(Err(refused));
     assert_eq!(heard.await, Ok(not_leader()));
-    let heard = bench.submit(renew(1));
+    let heard = bench.submit(release(1));
     let entry = bench.next().await;
     entry.end(Err(ClientWriteError::LogEntryDiscarded(ForwardToLeader::empty())));
     assert!(matches!(heard.await, Ok(Err(ProposeError::Unknown(_)))));
@@ -309,7 +341,7 @@ async fn commands_are_taken_only_once_the_first_one_of_the_leadership_is_applied
     let mut bench = Bench::new();
     let refused = |bench: &Bench| {
         let (reply, _heard) = oneshot::channel();
-        assert_eq!(bench.batcher.submit(renew(0), Some(reply)), not_leader());
+        assert_eq!(bench.batcher.submit(release(0), Some(reply)), not_leader());
     };
     refused(&bench);
     let _begun = bench.batcher.begin(leader(1), LeaseTime(0), 0);
@@ -318,14 +350,14 @@ async fn commands_are_taken_only_once_the_first_one_of_the_leadership_is_applied
     refused(&bench);
     bench.next().await.land();
     bench.batcher.open(leader(1));
-    let _heard = bench.submit(renew(0));
-    assert_eq!(bench.next().await.commands(), [&renew(0)]);
+    let _heard = bench.submit(release(0));
+    assert_eq!(bench.next().await.commands(), [&release(0)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_holds_so_many_commands_and_so_many_bytes() {
     let mut bench = Bench::open().await;
-    let _first = bench.submit(renew(0));
+    let _first = bench.submit(release(0));
     let first = bench.next().await;
     // Enough for the bound of commands; they fly while the first is in flight, 32 at a time.
     let mut flying = vec![bench.batcher.inbox().in_flight];
@@ -365,14 +397,14 @@ async fn what_waits_is_bounded_but_for_what_makes_room() {
     let _queued = bench.submit_many(0..QUEUED_COMMANDS_MAX as u128);
     let refuses = |bench: &Bench| {
         let (reply, _heard) = oneshot::channel();
-        matches!(bench.batcher.submit(renew(0), Some(reply)), Err(ProposeError::NotDone(_)))
+        matches!(bench.batcher.submit(release(0), Some(reply)), Err(ProposeError::NotDone(_)))
     };
     assert!(refuses(&bench));
     takes_what_makes_room(&bench);
 
     // In bytes as well.
     let mut bench = Bench::open().await;
-    let _in_flight = (bench.submit(renew(0)), bench.next().await);
+    let _in_flight = (bench.submit(release(0)), bench.next().await);
     let _second = (bench.submit_many(0..32), bench.next().await);
     let _third = (bench.submit_many(0..32), bench.next().await);
     let text = "v".repeat(oarlock_core::limits::VALUE_BYTES_MAX);
@@ -391,7 +423,7 @@ async fn what_waits_is_bounded_but_for_what_makes_room() {
     let full = loop {
         let (reply, answered) = oneshot::channel();
         heard.push(answered);
-        if let Err(refused) = bench.batcher.submit(renew(0), Some(reply)) {
+        if let Err(refused) = bench.batcher.submit(release(0), Some(reply)) {
             break refused;
         }
     };
@@ -410,9 +442,9 @@ fn takes_what_makes_room(bench: &Bench) {
 #[tokio::test(start_paused = true)]
 async fn a_leader_without_a_majority_refuses_what_waits_behind_its_entries() {
     let mut bench = Bench::open().await;
-    let proposed = bench.submit(renew(0));
+    let proposed = bench.submit(release(0));
     let entry = bench.next().await;
-    let waiting = bench.submit(renew(1));
+    let waiting = bench.submit(release(1));
     let detach = Command::Detach { lease_id: LeaseId(1) };
     bench.batcher.submit(detach.clone(), None).expect("taken");
     bench.batcher.refuse_if_cut_off();
@@ -432,8 +464,8 @@ async fn a_log_that_takes_no_more_leaves_nobody_waiting() {
     let (_dropped, closed) = mpsc::channel(1);
     let entries = std::mem::replace(&mut bench.entries, closed);
     drop(entries);
-    let in_the_entry = bench.submit(renew(0));
+    let in_the_entry = bench.submit(release(0));
     assert!(in_the_entry.await.is_err(), "its outcome is unknown");
     let (reply, _heard) = oneshot::channel();
-    assert_eq!(bench.batcher.submit(renew(1), Some(reply)), not_leader());
+    assert_eq!(bench.batcher.submit(release(1), Some(reply)), not_leader());
 }
