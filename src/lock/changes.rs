@@ -6,6 +6,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
+use alloc::vec::Vec;
 
 use crate::image::{Meta, RowKey};
 
@@ -52,8 +53,11 @@ impl Changes {
         self.marks.len()
     }
 
-    /// The marked keys in key order; none are marked afterwards.
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = RowKey> + use<> {
-        core::mem::take(&mut self.marks).into_keys()
+    /// The first of the marked keys in key order, which are not marked afterwards.
+    pub(crate) fn take(&mut self, at_most: usize) -> Vec<RowKey> {
+        if at_most >= self.marks.len() {
+            return core::mem::take(&mut self.marks).into_keys().collect();
+        }
+        core::iter::from_fn(|| self.marks.pop_first()).take(at_most).map(|(key, _)| key).collect()
     }
 }

@@ -132,11 +132,16 @@ impl Machine {
         if self.changes.meta.replace(meta) != Some(meta) {
             changes.push((RowKey::Meta, Some(row(RowValue::Meta(meta)))));
         }
-        for key in self.changes.take() {
-            let row = self.row(&key);
-            changes.push((key, row));
-        }
+        changes.extend(self.take_some_changes(usize::MAX));
         changes
+    }
+
+    /// As [`Self::take_changes`], but for the clock's row, and so many rows at most. Those of several
+    /// such calls, a later one in the place of an earlier one of the same key, and of
+    /// [`Self::take_changes`] at last lead to the state at that last call, whatever is applied between.
+    pub fn take_some_changes(&mut self, at_most: usize) -> Vec<(RowKey, Option<Row>)> {
+        let keys = self.changes.take(at_most);
+        keys.into_iter().map(|key| (key.clone(), self.row(&key))).collect()
     }
 
     /// How many rows the next [`Self::take_changes`] makes, but for the clock's.

@@ -26,9 +26,6 @@ const SLEEP_MIN: Duration = Duration::from_millis(1);
 /// Shortest sleep while the lease clock stands still, so that this loop does not spin until the
 /// node knows that it leads no more.
 const STILL_SLEEP_MIN: Duration = Duration::from_millis(20);
-/// Pause after an `Advance` that left something due. Very many ends in one go would have every node
-/// busy for seconds; between two of them what others wait for goes on.
-const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Pause after a refused `Advance`.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -103,10 +100,8 @@ impl<R: Replicator> Service<R> {
             {
                 assert!(!planted(Bug::ExpiryPanics) || due.is_none(), "a planted panic");
                 // The outcome says nothing; what expired comes as events.
-                match self.replicator.propose(Command::Advance).await {
-                    Ok(_) if self.is_due() => tokio::time::sleep(DRAIN_PAUSE).await,
-                    Ok(_) => {}
-                    Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+                if self.replicator.propose(Command::Advance).await.is_err() {
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 continue;
             }
@@ -115,12 +110,6 @@ impl<R: Replicator> Service<R> {
             let tick = every.map(|every| every.saturating_sub(idle));
             self.sleep(due, tick, now, least).await;
         }
-    }
-
-    /// Whether something fell due already.
-    fn is_due(&self) -> bool {
-        let due = self.replicator.with_machine(Machine::next_due);
-        due.is_some_and(|due| due <= self.replicator.lease_now())
     }
 
     /// Sleeps until the next deadline or tick, whichever is first, or until the alarm.

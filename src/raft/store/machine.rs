@@ -37,8 +37,9 @@ use crate::service::observer::Told;
 /// grows, so the reserve must be released meanwhile.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
 
-/// Rows that apply makes in one go, some milliseconds of work. On a busy machine seconds pass between
-/// two batches of the view, and all rows of that time at once would take as long as an election.
+/// Rows that are made in one go, under the lock that apply waits for: some milliseconds of work. On a
+/// busy machine seconds pass between two batches of the view, and all rows of that time at once would
+/// take as long as an election.
 const ROWS_MADE_AT_ONCE: usize = 2_048;
 
 /// Rows that are made and wait for the writer; when more change meanwhile they stay marks, which need
@@ -87,21 +88,30 @@ impl State {
     /// What changed since the last call.
     pub(crate) fn take_changes(&mut self) -> Changes {
         self.dirty = false;
-        let mut rows = self.machine.take_changes();
-        if !self.made_early.is_empty() {
-            let mut all = std::mem::take(&mut self.made_early);
-            all.extend(rows);
-            rows = all.into_iter().collect();
-        }
+        let mut rows = std::mem::take(&mut self.made_early);
+        rows.extend(self.machine.take_changes());
         Changes { rows, position: self.position.clone() }
     }
 
-    /// Makes the rows of what changed once they are so many that all of them at once, when the writer
-    /// is ready, would hold up apply.
+    /// As [`Self::take_changes`], unless so much changed that to make the rows of all of it in one go
+    /// would hold up apply: then those of a part of it are made, to be taken later.
+    pub(crate) fn take_or_make_some(&mut self) -> Option<Changes> {
+        if self.machine.changed_row_count() <= ROWS_MADE_AT_ONCE {
+            return Some(self.take_changes());
+        }
+        self.make_some();
+        None
+    }
+
+    fn make_some(&mut self) {
+        self.made_early.extend(self.machine.take_some_changes(ROWS_MADE_AT_ONCE));
+    }
+
+    /// Makes rows while the writer is not ready, so that few are left to be made when it is.
     fn make_early(&mut self) {
         let many = self.machine.changed_row_count() >= ROWS_MADE_AT_ONCE;
         if many && self.made_early.len() < ROWS_MADE_EARLY_MAX {
-            self.made_early.extend(self.machine.take_changes());
+            self.make_some();
         }
     }
 
@@ -115,7 +125,7 @@ impl State {
         self.made_early.clear();
         for job in &mut self.jobs {
             if let Job::Snapshot { changes, .. } = job {
-                *changes = Changes { rows: Vec::new(), position: position.clone() };
+                *changes = Changes { rows: BTreeMap::new(), position: position.clone() };
             }
         }
     }
@@ -183,14 +193,18 @@ impl Shared {
         let mut state = self.lock();
         match apply_to(&mut state, entry) {
             Ok(applied) => {
-                if matches!(state.handover, Handover::Wanted) {
-                    state.handover = Handover::Made(state.take_changes());
+                let is_first = !std::mem::replace(&mut state.dirty, true);
+                let mut made = None;
+                match state.handover {
+                    Handover::Wanted => made = state.take_or_make_some(),
+                    Handover::None | Handover::Made(_) => state.make_early(),
+                }
+                let is_made = made.is_some();
+                if let Some(changes) = made {
+                    state.handover = Handover::Made(changes);
+                }
+                if is_first || is_made {
                     self.wake.notify_all();
-                } else {
-                    state.make_early();
-                    if !std::mem::replace(&mut state.dirty, true) {
-                        self.wake.notify_all();
-                    }
                 }
                 Ok(applied)
             }
@@ -202,7 +216,8 @@ impl Shared {
         }
     }
 
-    /// Fixes what the snapshot holds at this very moment; the writer builds it.
+    /// Fixes what the snapshot holds at this very moment; the writer builds it. All rows that are not
+    /// made yet are made in one go.
     fn cut(&self) -> oneshot::Receiver<io::Result<SnapshotFile>> {
         let (reply, heard) = oneshot::channel();
         let mut state = self.lock();
@@ -223,6 +238,19 @@ impl Shared {
             self.wake.notify_all();
         }
         heard
+    }
+
+    /// A pause of the writer between two parts of a write. It ends early at a stop and for a snapshot
+    /// that is to be installed, and where changes come faster than they are written there is none.
+    pub(crate) fn rest(&self, pause: Duration) {
+        let hurried = |state: &mut State| {
+            state.stop
+                || state.broken
+                || state.made_early.len() >= ROWS_MADE_EARLY_MAX
+                || state.jobs.iter().any(|job| matches!(job, Job::Install { .. }))
+        };
+        let waited = self.wake.wait_timeout_while(self.lock(), pause, |state| !hurried(state));
+        drop(waited);
     }
 
     fn stop(&self) {
@@ -487,6 +515,39 @@ mod tests {
         })
     }
 
+    /// What the view would hold: each row once, none that is gone.
+    fn present(changes: Changes) -> Vec<(RowKey, Row)> {
+        changes.rows.into_iter().filter_map(|(key, row)| Some((key, row?))).collect()
+    }
+
+    #[test]
+    fn too_many_rows_for_one_go_are_made_in_several_and_are_of_one_moment() {
+        let dir = tempfile::tempdir().expect("directory");
+        let snapshots = Snapshots::open(&dir.path().join("snapshots"), 1, None).expect("snapshots");
+        let state = (Machine::new(), Position::default());
+        let shared = Shared::new(state, Arc::new(snapshots), Arc::new(|_| {}), false);
+        let many = 3 * ROWS_MADE_AT_ONCE as u128;
+        shared.apply(&entry(1, (0..many).map(open).collect())).expect("applied");
+        shared.lock().handover = Handover::Wanted;
+        // Each apply makes some, and changes one that may be made already.
+        for index in 2..10 {
+            let session_id = SessionId(u128::from(index));
+            let close = vec![Command::CloseSession { session_id }];
+            shared.apply(&entry(index, close)).expect("applied");
+            let state = &mut *shared.lock();
+            if let Handover::Made(changes) =
+                std::mem::replace(&mut state.handover, Handover::Wanted)
+            {
+                assert!(index > 2, "not in one go");
+                assert_eq!(changes.position, state.position);
+                assert_eq!(present(changes), state.machine.rows().collect::<Vec<_>>());
+                return;
+            }
+            assert!(state.dirty, "some are left");
+        }
+        panic!("they were never all made");
+    }
+
     /// Nobody writes the view here: the writer is as slow as can be.
     #[test]
     fn very_many_rows_are_made_by_and_by_and_the_later_ones_count() {
@@ -512,9 +573,8 @@ mod tests {
         shared.apply(&entry(41, later)).expect("applied");
         let mut state = shared.lock();
         let changes = state.take_changes();
-        let present = changes.rows.into_iter().filter_map(|(key, row)| Some((key, row?)));
-        assert_eq!(present.collect::<Vec<_>>(), state.machine.rows().collect::<Vec<_>>());
         assert_eq!(changes.position, state.position);
+        assert_eq!(present(changes), state.machine.rows().collect::<Vec<_>>());
         assert!(state.take_changes().rows.is_empty(), "all of them were handed over");
     }
 }

@@ -193,7 +193,8 @@ fn the_view_is_whole_at_every_batch_boundary() {
     for index in 1..=40 {
         machine.apply(&core_entry(index)).expect("a known level");
         let position = Position { last_applied: Some(id(index)), ..Position::default() };
-        view.write(&Changes { rows: machine.take_changes(), position }).expect("write");
+        let rows = machine.take_changes().into_iter().collect();
+        view.write(&Changes { rows, position }, || ()).expect("write");
         if index % 4 == 0 {
             view.close();
             let (loaded, found, position) = View::load(&path, options).expect("load");
@@ -232,12 +233,15 @@ fn a_write_of_very_many_rows_is_whole_or_refused() {
     assert!(changes.rows.len() > 4_000, "several parts");
     let start = Position::default();
     let mut view = View::build(&path, options, std::iter::empty(), &start).expect("build");
-    view.write(&changes).expect("write");
+    let mut pauses = 0;
+    view.write(&changes, || pauses += 1).expect("write");
+    assert_eq!(pauses, (changes.rows.len() - 1) / 512, "one after each part but the last");
     view.close();
-    let (view, found, position) = View::load(&path, options).expect("load");
+    let (mut view, found, position) = View::load(&path, options).expect("load");
     assert_eq!(position, changes.position);
     assert_eq!(image(&found), image(&machine));
-    view.leave_unfinished();
+    // What it has already: nothing but the mark tells that more was to come.
+    view.write_part(changes.rows.iter().take(10)).expect("write");
     view.close();
     let refused = View::load(&path, options).err().expect("an unfinished view");
     assert!(refused.is_unfinished, "{refused}");
@@ -252,8 +256,8 @@ async fn a_view_whose_last_write_was_cut_off_is_rebuilt_and_not_kept_as_damaged(
     node.apply(91..=120).await;
     node.close();
     let options = ViewOptions { cluster_id: CLUSTER, cache_bytes: 1 << 20 };
-    let (view, _, _) = View::load(&view_of(dir.path()), options).expect("load");
-    view.leave_unfinished();
+    let (mut view, machine, _) = View::load(&view_of(dir.path()), options).expect("load");
+    view.write_part(all_rows(&machine, 120).rows.iter().take(10)).expect("write");
     view.close();
     let mut node = open(dir.path(), 1, 120);
     assert!(node.handle.was_rebuilt());

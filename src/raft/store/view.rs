@@ -9,7 +9,7 @@
 //! after a power loss the view may be old, torn or gone, and [`View::load`] says so. Every call into
 //! sled is guarded: it may panic on damaged files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -59,7 +59,7 @@ pub struct Position {
 /// Changed rows, each once, and the position they lead to.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    pub(crate) rows: Vec<(RowKey, Option<Row>)>,
+    pub(crate) rows: BTreeMap<RowKey, Option<Row>>,
     pub(crate) position: Position,
 }
 
@@ -273,24 +273,24 @@ impl View {
     }
 
     /// Writes changes: all of them, or the next [`Self::load`] refuses the view. After an error it
-    /// must be replaced.
-    pub(crate) fn write(&mut self, changes: &Changes) -> Result<(), ViewError> {
+    /// must be replaced. Very many are written in parts, with a call of `between` after each but the
+    /// last.
+    pub(crate) fn write(
+        &mut self,
+        changes: &Changes,
+        mut between: impl FnMut(),
+    ) -> Result<(), ViewError> {
         guard(|| {
-            let mut parts = changes.rows[..written(changes)].chunks(BATCH_ROWS_MAX).peekable();
-            let mut batch = sled::Batch::default();
-            let mut marked = false;
-            while let Some(part) = parts.next() {
-                for (key, row) in part {
-                    self.put(&mut batch, key, row.as_ref());
-                }
-                if parts.peek().is_some() {
-                    if !std::mem::replace(&mut marked, true) {
-                        batch.insert(META_UNFINISHED, &[]);
-                    }
-                    self.db.apply_batch(std::mem::take(&mut batch))?;
-                }
+            let mut rows = changes.rows.iter().take(written(changes));
+            let mut is_split = false;
+            while rows.len() > BATCH_ROWS_MAX {
+                self.write_part(rows.by_ref().take(BATCH_ROWS_MAX))?;
+                is_split = true;
+                between();
             }
-            if marked {
+            let mut batch = sled::Batch::default();
+            self.put_all(&mut batch, rows);
+            if is_split {
                 batch.remove(META_UNFINISHED);
             }
             self.put_meta(&mut batch, &changes.position);
@@ -298,6 +298,17 @@ impl View {
             self.position = changes.position.clone();
             Ok(())
         })
+    }
+
+    /// Writes a part of more rows: until the last one follows the view is unfinished.
+    pub(super) fn write_part<'a>(
+        &mut self,
+        part: impl Iterator<Item = (&'a RowKey, &'a Option<Row>)>,
+    ) -> Result<(), ViewError> {
+        let mut batch = sled::Batch::default();
+        batch.insert(META_UNFINISHED, &[]);
+        self.put_all(&mut batch, part);
+        Ok(self.db.apply_batch(batch)?)
     }
 
     /// Where it lies.
@@ -354,12 +365,6 @@ impl View {
         }
     }
 
-    /// As if the process had ended in the middle of a large write.
-    #[cfg(test)]
-    pub(crate) fn leave_unfinished(&self) {
-        self.db.insert(META_UNFINISHED, &[]).expect("insert");
-    }
-
     /// Loses a row behind everybody's back.
     #[cfg(test)]
     pub(crate) fn damage(&self) {
@@ -375,6 +380,16 @@ impl View {
             .flush_every_ms(Some(500));
         let (db, sum, position) = (open_unlocked(&config)?, RowSum::default(), Position::default());
         Ok(Self { path: path.to_owned(), db, options, sum, position })
+    }
+
+    fn put_all<'a>(
+        &mut self,
+        batch: &mut sled::Batch,
+        rows: impl Iterator<Item = (&'a RowKey, &'a Option<Row>)>,
+    ) {
+        for (key, row) in rows {
+            self.put(batch, key, row.as_ref());
+        }
     }
 
     fn put(&mut self, batch: &mut sled::Batch, key: &RowKey, row: Option<&Row>) {

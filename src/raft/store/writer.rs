@@ -24,11 +24,12 @@ const REPLACE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Attempts that fail for another reason than a full disk before the node gives up.
 const REPLACE_ATTEMPTS_MAX: u32 = 5;
 
-/// A batch that took long is followed by a pause of this many times as long, so that the view leaves
-/// the disk and two thirds of a core to others, and what changes again meanwhile is written once.
-const PAUSE_PER_BATCH: u32 = 2;
-/// Longest such pause: the more changes wait, the longer apply is held up while their rows are made.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A batch, or a part of a long one, is followed by a pause of this many times as long, so that the
+/// view leaves two thirds of a core to others, and the disk between its bursts: a log's sync waits
+/// for all that anybody has written to the device.
+const PAUSE_PER_PART: u32 = 2;
+/// Longest such pause, where the part took long because others were busy.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// Owns the view.
 pub(crate) struct Writer {
@@ -61,6 +62,8 @@ const NICENESS: i32 = 10;
 /// How long the writer lets the next apply make the rows of what changed. Made here they would be
 /// made under the machine's lock by a thread that others are preferred to, and apply would wait.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(20);
+/// Pause of the writer between two goes at rows that are too many for one.
+const BETWEEN_GOES: Duration = Duration::from_millis(1);
 
 impl Writer {
     /// Works until it is told to stop.
@@ -75,13 +78,11 @@ impl Writer {
             match self.next(not_before) {
                 Work::Changes(changes) => {
                     let begun = Instant::now();
-                    self.write(&changes);
-                    let ended = Instant::now();
-                    let pause = (PAUSE_PER_BATCH * (ended - begun)).min(PAUSE_MAX);
-                    not_before = Some((ended + pause).max(begun + self.interval));
+                    let pause = self.write(&changes);
+                    not_before = Some((Instant::now() + pause).max(begun + self.interval));
                 }
                 Work::Job(Job::Snapshot { changes, reply }) => {
-                    self.write(&changes);
+                    let _pause = self.write(&changes);
                     let result = self.snapshot_or_replace();
                     // Nobody waits any more: the snapshot counts all the same.
                     let _unheard = reply.send(result);
@@ -92,7 +93,7 @@ impl Writer {
                 }
                 Work::Stop(changes) => {
                     if let Some(changes) = changes {
-                        self.write(&changes);
+                        let _pause = self.write(&changes);
                     }
                     if let Some(view) = self.view.take() {
                         if let Err(error) = view.sync() {
@@ -131,7 +132,11 @@ impl Writer {
                 let asked = asked_at.get_or_insert_with(Instant::now);
                 pause = HANDED_OVER_WITHIN.saturating_sub(asked.elapsed());
                 if state.dirty && pause.is_zero() {
-                    return Work::Changes(state.take_changes());
+                    if let Some(changes) = state.take_or_make_some() {
+                        return Work::Changes(changes);
+                    }
+                    // Who waits to apply goes first, and helps.
+                    pause = BETWEEN_GOES;
                 }
                 state.handover = Handover::Wanted;
             }
@@ -139,18 +144,30 @@ impl Writer {
             state = if state.dirty {
                 wake.wait_timeout(state, pause).unwrap_or_else(std::sync::PoisonError::into_inner).0
             } else {
+                asked_at = None;
                 wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
             };
         }
     }
 
     /// Writes changes, or replaces the view by the machine's present image if it cannot be written.
-    fn write(&mut self, changes: &Changes) {
-        let Some(view) = &mut self.view else { return self.replace() };
-        if let Err(error) = view.write(changes) {
+    /// Returns how long others shall have the machine for themselves now.
+    fn write(&mut self, changes: &Changes) -> Duration {
+        let mut begun = Instant::now();
+        let pause = |begun: Instant| (PAUSE_PER_PART * begun.elapsed()).min(PAUSE_MAX);
+        let shared = &self.shared;
+        let between = || {
+            shared.rest(pause(begun));
+            begun = Instant::now();
+        };
+        let written = self.view.as_mut().map(|view| view.write(changes, between));
+        if let Some(Err(error)) = &written {
             tracing::error!(%error, "the view cannot be written");
+        }
+        if !matches!(written, Some(Ok(()))) {
             self.replace();
         }
+        pause(begun)
     }
 
     /// Builds a new view from the machine. Until it succeeds there is none; the log is the truth.
@@ -209,7 +226,7 @@ impl Writer {
             for job in &mut state.jobs {
                 if let Job::Snapshot { changes, .. } = job {
                     // The image below holds them; written later they would undo newer ones.
-                    *changes = Changes { rows: Vec::new(), position: state.position.clone() };
+                    *changes = Changes { rows: BTreeMap::new(), position: state.position.clone() };
                 }
             }
             (state.machine.rows().collect::<Vec<_>>(), state.position.clone())
@@ -274,8 +291,7 @@ impl Writer {
         let row_sum = view.row_sum();
         let done = walked.and_then(|()| file.finish(row_sum));
         if let Some(position) = gathered.position.take() {
-            let rows = gathered.rows.into_iter().collect();
-            self.write(&Changes { rows, position });
+            let _pause = self.write(&Changes { rows: gathered.rows, position });
         }
         let file = done?;
         self.shared.snapshots.put(&file)?;
@@ -440,7 +456,7 @@ mod tests {
         let (mut writer, _failures) = writer(dir.path());
         let changes = writer.shared.lock().take_changes();
         drop(changes);
-        writer.write(&Changes::default());
+        let _pause = writer.write(&Changes::default());
         let view = writer.view.take().expect("a view");
         let path = view.path().to_owned();
         view.close();
@@ -455,7 +471,7 @@ mod tests {
         let (mut writer, failures) = writer(dir.path());
         std::fs::remove_dir_all(dir.path().join("state")).expect("remove");
         std::fs::write(dir.path().join("state"), b"a file where the directory was").expect("write");
-        writer.write(&Changes::default());
+        let _pause = writer.write(&Changes::default());
         assert_eq!(failures.lock().expect("lock").len(), 1);
         assert!(writer.shared.lock().broken);
     }
@@ -470,8 +486,12 @@ mod tests {
 
     /// Applies the entry of that index, which opens a session.
     fn apply(machine: &mut StateMachine, index: u64) {
+        apply_opens(machine, index, u128::from(100 + index)..=u128::from(100 + index));
+    }
+
+    fn apply_opens(machine: &mut StateMachine, index: u64, ids: std::ops::RangeInclusive<u128>) {
         let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
-        let proposal = Proposal(opens(u128::from(100 + index)..=u128::from(100 + index)));
+        let proposal = Proposal(opens(ids));
         let entry = LogEntry { log_id, payload: EntryPayload::Normal(proposal) };
         let entries = stream::iter([Ok((entry, None))]);
         machine.apply(entries).now_or_never().expect("it waits for nothing").expect("applied");
@@ -536,5 +556,34 @@ mod tests {
         assert!(begun.elapsed() >= HANDED_OVER_WITHIN, "it let others do it first");
         assert!(rows > 0 && !is_wanted(&writer));
         assert_eq!(at, Some(1));
+    }
+
+    #[test]
+    fn very_many_rows_that_nobody_makes_are_made_by_the_writer_in_several_goes() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (writer, mut machine) = writer_without_changes(dir.path());
+        apply_opens(&mut machine, 1, 1_000..=11_000);
+        let left = writer.shared.lock().machine.changed_row_count();
+        assert!(writer.shared.lock().take_or_make_some().is_none(), "too many for one go: {left}");
+        let (rows, at) = changes(writer.next(None));
+        assert!(rows > 10_000, "{rows}");
+        assert_eq!(at, Some(1));
+        assert_eq!(writer.shared.lock().machine.changed_row_count(), 0);
+    }
+
+    #[test]
+    fn a_rest_holds_no_apply_up_and_ends_at_a_stop() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (writer, mut machine) = writer_without_changes(dir.path());
+        let shared = &writer.shared;
+        std::thread::scope(|scope| {
+            let rest = scope.spawn(|| shared.rest(Duration::from_hours(1)));
+            apply(&mut machine, 1);
+            assert!(!rest.is_finished(), "an apply is no reason to hurry");
+            shared.lock().stop = true;
+            shared.wake.notify_all();
+            rest.join().expect("no panic");
+        });
+        shared.rest(Duration::from_hours(1));
     }
 }
