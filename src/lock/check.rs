@@ -58,7 +58,7 @@ impl Machine {
             };
             ensure(waits, || format!("{lease_id:?} is queued but does not wait"))?;
         }
-        ensure(lock.queue.iter().count() == lock.queue.len(), || "queue miscounted".to_string())?;
+        ensure(lock.queue.is_sound(), || "its queue keeps an empty block".to_string())?;
         let grantable = self.table.grantable(name, self.limits.holders_max);
         let needed =
             grantable.and_then(|id| self.table.group(id)).map_or(1, |all| count(all.len()));

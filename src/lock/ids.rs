@@ -30,11 +30,13 @@ macro_rules! random_id {
     ($name:ident, $what:literal) => {
         #[doc = concat!("A random 128-bit ", $what, ", written as 32 lower-case hexadecimal digits.")]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        // Aligned as a u64: each lock is indexed by such ids several times.
+        #[repr(Rust, packed(8))]
         pub struct $name(pub u128);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:032x}", self.0)
+                write!(f, "{:032x}", { self.0 })
             }
         }
 
@@ -65,6 +67,8 @@ random_id!(SessionId, "session id");
 
 /// The UUID under which a client may repeat a request without repeating its effect (P7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+// As the ids above.
+#[repr(Rust, packed(8))]
 pub struct RequestId(pub u128);
 
 /// A fencing token (P2): greater than every token granted before it, and below 2^53.

@@ -17,17 +17,22 @@ const BLOCK_BITS: u32 = 8;
 /// Waiters in ticket order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
+    /// None is empty.
     blocks: BTreeMap<u64, BTreeMap<u64, LeaseId>>,
-    length: usize,
 }
 
 impl Queue {
     pub(crate) fn len(&self) -> usize {
-        self.length
+        self.blocks.values().map(BTreeMap::len).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.length == 0
+        self.blocks.is_empty()
+    }
+
+    /// Whether no block is empty: [`Self::next_ticket`] looks at the last one alone.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.blocks.values().all(|block| !block.is_empty())
     }
 
     /// The waiter that is next in line.
@@ -51,16 +56,13 @@ impl Queue {
             return false;
         }
         block.insert(ticket, lease_id);
-        self.length = self.length.saturating_add(1);
         true
     }
 
     pub(crate) fn remove(&mut self, ticket: u64) {
         let number = ticket >> BLOCK_BITS;
         let Some(block) = self.blocks.get_mut(&number) else { return };
-        if block.remove(&ticket).is_some() {
-            self.length = self.length.saturating_sub(1);
-        }
+        block.remove(&ticket);
         if block.is_empty() {
             self.blocks.remove(&number);
         }

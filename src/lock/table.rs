@@ -275,7 +275,7 @@ impl Holders {
 pub(crate) struct Pool {
     pub(crate) limit: u32,
     /// Claims, held or waiting.
-    pub(crate) claims: usize,
+    pub(crate) claims: u32,
 }
 
 /// A lock that is held, waited for, closed, or carries a value; a free one is not remembered.

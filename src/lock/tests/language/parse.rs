@@ -186,7 +186,7 @@ fn many(words: &mut Words) -> AcquireMany {
             lock_delay: lock_delay(None),
         });
     }
-    let one = acquire_of(words, "many", &claims[0].lease_id.0.to_string(), &claims[0].name);
+    let one = acquire_of(words, "many", &{ claims[0].lease_id.0 }.to_string(), &claims[0].name);
     AcquireMany {
         claims,
         owner: one.owner,

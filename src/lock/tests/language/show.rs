@@ -66,11 +66,12 @@ fn metadata(metadata: &Metadata) -> String {
 }
 
 fn grant(grant: &Grant) -> String {
-    let session = grant.session_id.map(|id| format!(" of session {}", id.0)).unwrap_or_default();
+    let session =
+        grant.session_id.map(|id| format!(" of session {}", { id.0 })).unwrap_or_default();
     let ttl = grant.ttl_ms.map(|ms| format!(", ttl {ms}")).unwrap_or_default();
     format!(
         "lease {}{session}: {} {} by {}, token {}, since {} after {}, {}{ttl}{}",
-        grant.lease_id.0,
+        { grant.lease_id.0 },
         grant.name,
         mode(grant.mode),
         grant.owner,
@@ -86,7 +87,7 @@ fn ended(ended: &Ended) -> String {
     let what = ended.token.map_or("waiter".to_string(), |token| format!("token {}", token.0));
     format!(
         "lease {}: {} {what} {} {}",
-        ended.lease_id.0,
+        { ended.lease_id.0 },
         ended.name,
         end_reason(ended.how),
         stamp(ended.ended_at)
@@ -123,7 +124,7 @@ fn holder(holder: &Holder) -> String {
 fn session(info: &SessionInfo) -> String {
     format!(
         "session {} by {}, ttl {}, until {}, {} leases{}",
-        info.session_id.0,
+        { info.session_id.0 },
         info.owner,
         info.ttl_ms,
         stamp(info.deadline),
@@ -223,7 +224,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::Done => "done".to_string(),
         Outcome::Granted(held) => format!("granted {}", grant(held)),
         Outcome::Queued(queued) => {
-            format!("queued lease {} at position {}", queued.lease_id.0, queued.position)
+            format!("queued lease {} at position {}", { queued.lease_id.0 }, queued.position)
         }
         Outcome::Renewed(held) => format!("renewed {}", grant(held)),
         Outcome::Released(end) => format!("released {}", ended(end)),
@@ -234,7 +235,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::SessionOpened(info) => format!("opened {}", session(info)),
         Outcome::SessionRenewed(info) => format!("renewed {}", session(info)),
         Outcome::SessionClosed { session_id, leases_ended } => {
-            format!("closed session {} with {leases_ended} leases", session_id.0)
+            format!("closed session {} with {leases_ended} leases", { session_id.0 })
         }
         Outcome::GrantedMany(grants) => {
             format!(
@@ -244,7 +245,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         }
         Outcome::QueuedMany(places) => {
             let place = |queued: &Queued| {
-                format!("lease {} at position {}", queued.lease_id.0, queued.position)
+                format!("lease {} at position {}", { queued.lease_id.0 }, queued.position)
             };
             format!("queued [{}]", places.iter().map(place).collect::<Vec<_>>().join("; "))
         }
@@ -279,8 +280,8 @@ pub(crate) fn event(event: &Event) -> String {
             format!("value of {name} written under token {}", token.0)
         }
         EventKind::ValueChanged { name, token: None } => format!("value of {name} deleted"),
-        EventKind::SessionOpened { session_id } => format!("session {} opened", session_id.0),
-        EventKind::SessionEnded { session_id } => format!("session {} ended", session_id.0),
+        EventKind::SessionOpened { session_id } => format!("session {} opened", { session_id.0 }),
+        EventKind::SessionEnded { session_id } => format!("session {} ended", { session_id.0 }),
     };
     format!("r{} {what}", event.revision.0)
 }
