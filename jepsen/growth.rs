@@ -21,8 +21,8 @@ use crate::load::{Load, longest_gap};
 use crate::say;
 
 /// Of the configuration that the nodes have: the default of the shortest. The service must be back
-/// before anybody would have stood for election.
-const GAP_MAX: Duration = Duration::from_millis(500);
+/// in less than the shortest election timeout.
+const GAP_MAX: Duration = Duration::from_millis(400);
 
 /// Members at the beginning and in the end, and in between.
 const FEW: usize = 3;

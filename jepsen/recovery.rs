@@ -16,7 +16,7 @@ use crate::cluster::{Cluster, Setup};
 use crate::say;
 
 /// Of the configuration that the nodes have: the defaults.
-const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(800);
 
 /// A gap of three of these is what is promised; one longer than this ends the measurement.
 const GIVE_UP: Duration = Duration::from_mins(1);

@@ -55,9 +55,10 @@ pub struct Config {
     pub members: Vec<MemberConfig>,
     /// Leader to followers; also the pace of the lease clock.
     pub heartbeat_interval_ms: u64,
-    /// A follower that hears nothing for at least this long stands for election.
+    /// A follower that has heard nothing for the leader lease stands for election after this long, at
+    /// least.
     pub election_timeout_min_ms: u64,
-    /// … and at most this long. Also the leader lease.
+    /// … and at most this long. It is the leader lease, too.
     pub election_timeout_max_ms: u64,
     /// Log entries between two snapshots; as many stay in the log.
     pub snapshot_log_entries: u64,
@@ -133,8 +134,8 @@ impl Default for Config {
             advertise_peer_address: String::new(),
             members: (1..=3).map(member).collect(),
             heartbeat_interval_ms: 100,
-            election_timeout_min_ms: 500,
-            election_timeout_max_ms: 1000,
+            election_timeout_min_ms: 400,
+            election_timeout_max_ms: 800,
             snapshot_log_entries: 50_000,
             log_segment_bytes: 16 * 1024 * 1024,
             sled_cache_bytes: 64 * 1024 * 1024,

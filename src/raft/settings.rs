@@ -19,9 +19,9 @@ const INSTALL_SNAPSHOT_MS_MAX: u64 = 120_000;
 pub struct Timing {
     /// Leader to followers.
     pub heartbeat_interval_ms: u64,
-    /// Shortest silence after which a follower stands for election.
+    /// Shortest time after the leader lease at which a follower that heard nothing stands for election.
     pub election_timeout_min_ms: u64,
-    /// Longest such silence, and the leader lease.
+    /// Longest such time, and the leader lease.
     pub election_timeout_max_ms: u64,
 }
 
