@@ -15,9 +15,11 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, SanType, SerialNumber,
 };
+use rustls::pki_types::UnixTime;
 
 use crate::cli::{Failure, print};
-use crate::tls::material::{Unusable, certificates};
+use crate::tls::material::{Unusable, certificates, judge};
+use crate::tls::validity::Validity;
 use crate::tls::{name, revoked};
 
 /// A clock that is slow by less than this still takes a new certificate.
@@ -222,7 +224,7 @@ fn revoke(dir: &Path, named: &[String], out: &Path, days: u32) -> Result<(), Fai
     for name in named {
         let path =
             if Path::new(name).exists() { name.into() } else { dir.join(format!("{name}.crt")) };
-        let serial = serial(&path)?;
+        let serial = serial(dir, &path)?;
         let known = |line: &str| line.split(' ').next() == Some(serial.as_str());
         if !lines.lines().any(known) {
             let _infallible = writeln!(lines, "{serial} {} {name}", now().as_secs());
@@ -268,10 +270,26 @@ fn revoke(dir: &Path, named: &[String], out: &Path, days: u32) -> Result<(), Fai
     Ok(())
 }
 
-/// The number of a certificate, in hexadecimal digits.
-fn serial(path: &Path) -> Result<String, Failure> {
+/// The number of a certificate that this authority signed, in hexadecimal digits. On its list another
+/// one's number would revoke nothing, or the certificate of somebody else.
+fn serial(dir: &Path, path: &Path) -> Result<String, Failure> {
+    let unusable = |Unusable(why)| Failure::usage(why);
     let text = fs::read(path).map_err(at(path))?;
-    let chain = certificates(path, &text).map_err(|Unusable(why)| Failure::usage(why))?;
+    let chain = certificates(path, &text).map_err(unusable)?;
+    let ca = dir.join("ca.crt");
+    let text = fs::read(&ca).map_err(at(&ca))?;
+    // At its own first second: one that is over may be revoked still.
+    let from_s = chain.first().and_then(Validity::of).map(|it| it.from_s);
+    let from = Duration::from_secs(from_s.and_then(|it| u64::try_from(it).ok()).unwrap_or(0));
+    let judged = judge((&ca, &text), &chain, UnixTime::since_unix_epoch(from)).map_err(unusable)?;
+    judged.map_err(|error| {
+        Failure::usage(format!(
+            "{} was not signed by the authority in {} for a node or a client ({error}): revoke it \
+             where it was made (--dir)",
+            path.display(),
+            dir.display()
+        ))
+    })?;
     let serial = chain.first().and_then(revoked::serial);
     let serial = serial.ok_or_else(|| failed(&path.display().to_string(), "it has no number"))?;
     let mut digits = String::new();

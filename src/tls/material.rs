@@ -192,6 +192,22 @@ pub fn authority(path: &Path, text: &[u8]) -> Result<Arc<RootCertStore>, Unusabl
     Ok(Arc::new(roots))
 }
 
+/// Whether who has that authority alone, a file's path and text, would take a certificate as a
+/// client's or a peer's at that time: the leaf first, then what stands between it and the authority.
+pub fn judge(
+    (path, text): (&Path, &[u8]),
+    chain: &[CertificateDer<'_>],
+    at: UnixTime,
+) -> Result<Result<(), Error>, Unusable> {
+    let roots = authority(path, text)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+    let verifier = verifier.map_err(|error| Unusable(format!("{}: {error}", path.display())))?;
+    let Some((leaf, between)) = chain.split_first() else {
+        return Ok(Err(Error::NoCertificatesPresented));
+    };
+    Ok(verifier.verify_client_cert(leaf, between, at).map(drop))
+}
+
 fn current(
     files: &Files,
     contents: Contents,

@@ -225,6 +225,16 @@ fn f90_a_revoked_certificate_is_refused_with_the_reason_and_its_connections_end(
     fs::write(&list, good).expect("written");
     assert!(look(&stolen).is_ok());
 
+    let other = tempfile::tempdir().expect("a directory");
+    let other = other.path().display().to_string();
+    oarlock(&["pki", "init", "--dir", &other]).expect("another authority");
+    let foreign = oarlock(&["pki", "revoke", &crt, "--dir", &other]).expect_err("not its own");
+    assert!(foreign.contains("was not signed by the authority"), "{foreign}");
+    let dir = secured.pki.file("");
+    let whole = oarlock(&["pki", "revoke", "ca", "--dir", &dir]).expect_err("no node or client");
+    assert!(whole.contains("was not signed by the authority"), "{whole}");
+    assert!(Path::new(&secured.pki.file("ca.key")).exists());
+
     secured.pki.make(&["revoke", "client-ci"]);
     (1..=3).for_each(|id| secured.cluster.signal(id, "-HUP"));
     secured.wait_log(1, "a client's certificate was revoked: its connection ends");

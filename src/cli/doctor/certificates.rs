@@ -1,14 +1,12 @@
 //! The certificates of one configuration: whether a node could use them, and others would take them.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 
 use super::{Finding, fail, pass, warn};
 use crate::config::Config;
-use crate::tls::material::{Callers, Files, Material, authority};
+use crate::tls::material::{Callers, Files, Material, judge};
 use crate::tls::validity::{Validity, now_s};
 use crate::tls::{name, revoked};
 
@@ -34,9 +32,9 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
             &config.peer_tls_revoked,
         );
         let signed_by = files.authority.clone();
-        of("peer cert", files, Callers::Certified, &|leaf, between| {
+        of("peer cert", files, Callers::Certified, &|leaf, chain| {
             named_as_node(config, leaf)?;
-            signed_by.as_deref().map_or(Ok(()), |path| signed(path, leaf, between))
+            signed_by.as_deref().map_or(Ok(()), |path| signed(path, chain))
         })
     });
     let lists = [("api revoked", &config.tls_revoked), ("peer revoked", &config.peer_tls_revoked)];
@@ -86,9 +84,10 @@ fn listed(check: &'static str, path: &str, next: Option<Validity>, now_s: i64) -
     }
 }
 
+/// Takes the certificate, and its whole chain.
 type Judge<'a> = &'a dyn Fn(&CertificateDer<'_>, &[CertificateDer<'_>]) -> Result<(), Finding>;
 
-fn of(check: &'static str, files: Files, callers: Callers, judge: Judge<'_>) -> Finding {
+fn of(check: &'static str, files: Files, callers: Callers, also: Judge<'_>) -> Finding {
     let path = files.certificate.display().to_string();
     let material = match Material::read(files, callers, b"doctor") {
         Ok(material) => material,
@@ -99,7 +98,7 @@ fn of(check: &'static str, files: Files, callers: Callers, judge: Judge<'_>) -> 
         }
     };
     let chain = material.chain();
-    let judged = chain.split_first().map_or(Ok(()), |(leaf, between)| judge(leaf, between));
+    let judged = chain.first().map_or(Ok(()), |leaf| also(leaf, &chain));
     let lasting = lasting(check, &path, material.validity(), now_s());
     match judged {
         // Over or not yet valid is said better here than by who checks the signature.
@@ -175,22 +174,14 @@ fn named_as_advertised(config: &Config, leaf: &CertificateDer<'_>) -> Result<(),
 }
 
 /// Whether peers with the same authority would take it now.
-fn signed(
-    path: &Path,
-    leaf: &CertificateDer<'_>,
-    between: &[CertificateDer<'_>],
-) -> Result<(), Finding> {
+fn signed(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), Finding> {
     let advice = "sign the certificates of all nodes with one authority, and configure that on all";
     let foreign = |why: &dyn std::fmt::Display| {
         fail("", format!("peers refuse it: {why} ({})", path.display()), advice)
     };
     let text = std::fs::read(path).map_err(|error| foreign(&error))?;
-    let roots = authority(path, &text).map_err(|error| foreign(&error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
-    let verifier = verifier.map_err(|error| foreign(&error))?;
-    let taken = verifier.verify_client_cert(leaf, between, UnixTime::now());
-    taken.map(drop).map_err(|error| foreign(&error))
+    let judged = judge((path, &text), chain, UnixTime::now()).map_err(|error| foreign(&error))?;
+    judged.map_err(|error| foreign(&error))
 }
 
 #[cfg(test)]
