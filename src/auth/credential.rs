@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use oarlock_core::time::LeaseTime;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::key::Hash;
+use crate::auth::key::{Hash, ID_DIGITS};
 use crate::auth::right::{Right, Scope, Verb, allow};
 
 /// The keys of the records begin so.
@@ -83,6 +83,16 @@ struct Written {
 pub fn is_name(text: &str) -> bool {
     let plain = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'_' | b'-');
     (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// Whether a text has the form of a credential's id. Any other may be a secret in the wrong place,
+/// and is written nowhere.
+pub fn is_id(text: &str) -> bool {
+    let digit = |it: u8| matches!(it, b'0'..=b'9' | b'a'..=b'f');
+    match text.strip_prefix(CERTIFICATE) {
+        Some(name) => is_name(name),
+        None => text.len() == ID_DIGITS && text.bytes().all(digit),
+    }
 }
 
 impl Credential {
@@ -189,6 +199,18 @@ pub(crate) mod tests {
         assert!(text.starts_with(golden), "{text}");
         for bad in ["", "{}", &text.replace("\"version\":1", "\"version\":2")] {
             assert_eq!(Credential::decode(&kept.record(), bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_not_taken_for_a_secret() {
+        let key = Key::new(1, 0xabcd << 80);
+        for good in [&key.id, "cert-ci"] {
+            assert!(is_id(good), "{good}");
+        }
+        let word = key.word();
+        for bad in ["", "cert-", "cert-a b", &word, &word[25..], &key.id[1..]] {
+            assert!(!is_id(bad), "{bad}");
         }
     }
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 /// Form and version of the word.
 const VERSION: &str = "oarkey1";
-const ID_DIGITS: usize = 16;
+pub(super) const ID_DIGITS: usize = 16;
 const SECRET_DIGITS: usize = 32;
 
 /// The hash of a secret.

@@ -12,6 +12,7 @@ use std::fmt;
 use oarlock_core::command::Command;
 use oarlock_core::ids::LockName;
 
+use crate::auth::credential::is_id;
 use crate::auth::right::{Scope, Verb};
 use crate::service::error::ServiceError;
 use crate::service::gate::{Caller, Shown};
@@ -226,7 +227,8 @@ fn asked(call: &Call) -> Asked {
         }),
         Call::Tokens(call) => changes(match call {
             TokensCall::Create { id, .. } => format!("create-token {id}").into(),
-            TokensCall::Revoke { id } => format!("revoke-token {id}").into(),
+            TokensCall::Revoke { id } if is_id(id) => format!("revoke-token {id}").into(),
+            TokensCall::Revoke { .. } => "revoke-token".into(),
         }),
     }
 }

@@ -153,10 +153,10 @@ async fn revoke<R: Replicator>(
     Parameters::read(parts.uri.query(), &[])?;
     body::nothing(body).await?;
     let revoked = app.service.revoke_credential(&app.caller, token_id).await?;
-    tracing::info!(audit = true, id = token_id, by = app.caller.name(), "token revoked");
     if !revoked.map_err(|refusal| Refusal::of_tokens(&refusal))? {
         return Err(Refusal::no_token(token_id));
     }
+    tracing::info!(audit = true, id = token_id, by = app.caller.name(), "token revoked");
     let token_id = token_id.to_owned();
     Ok(json(StatusCode::OK, &AccessTokenRevoked { token_id, revoked: true }))
 }

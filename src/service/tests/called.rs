@@ -68,6 +68,8 @@ async fn what_changes_something_is_told_with_who_asked_and_renewals_are_not() {
     call(Call::Read(Query::Lease(LeaseId(2)))).await.expect("read");
     call(take_any(3)).await.expect("told");
     call(Call::Propose(release(2))).await.expect("released");
+    let secret = service.revoke_credential(&root, &key).await;
+    assert_eq!(secret, Ok(Ok(false)), "the word itself is no id");
     let by = format!("root/{id}");
     assert_eq!(
         taken(&heard),
@@ -75,6 +77,7 @@ async fn what_changes_something_is_told_with_who_asked_and_renewals_are_not() {
             format!("{by} acquire [deploy] granted"),
             format!("{by} acquire [deploy] rejected"),
             format!("{by} release [] answered"),
+            format!("{by} revoke-token [] answered"),
         ]
     );
 }
