@@ -63,13 +63,14 @@ impl Traces {
         let Some(authority) = super::authority(&endpoint) else {
             return Err(problem(&endpoint).unwrap_or_default());
         };
-        variables::check_protocol()?;
-        let client = Collector::new(authority.clone(), variables::deadline());
+        variables::check()?;
+        let deadline = variables::deadline()?;
+        let client = Collector::new(authority.clone(), deadline);
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(endpoint)
-            .with_timeout(variables::deadline())
+            .with_timeout(deadline)
             .with_http_client(client)
             .build()
             .map_err(|error| format!("traces: {error}"))?;

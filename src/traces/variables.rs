@@ -42,20 +42,35 @@ pub(super) fn endpoint(settings: &Settings<'_>) -> Option<String> {
     Some(format!("{}/v1/traces", base.trim_end_matches('/')))
 }
 
-/// Refuses a protocol that is not spoken.
-pub(super) fn check_protocol() -> Result<(), String> {
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-        match read(name).as_deref() {
-            Some("http/protobuf") => return Ok(()),
-            Some(other) => {
-                return Err(format!(
-                    "{name} is {other:?}: this program speaks http/protobuf (port 4318) alone."
-                ));
-            }
-            None => {}
-        }
+/// Refuses what this program cannot do: another exporter or protocol, or another way for a caller to
+/// tell of its trace. Baggage is not read.
+pub(super) fn check() -> Result<(), String> {
+    if let Some(exporter) = read("OTEL_TRACES_EXPORTER")
+        && !exporter.eq_ignore_ascii_case("otlp")
+    {
+        return Err(format!("OTEL_TRACES_EXPORTER is {exporter:?}: there are otlp and none."));
+    }
+    let names = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+    if let Some((name, protocol)) = first_of(names)
+        && protocol != "http/protobuf"
+    {
+        return Err(format!(
+            "{name} is {protocol:?}: this program speaks http/protobuf (port 4318) alone."
+        ));
+    }
+    if let Some(propagators) = read("OTEL_PROPAGATORS")
+        && !propagators.split(',').any(|it| it.trim().eq_ignore_ascii_case("tracecontext"))
+    {
+        return Err(format!(
+            "OTEL_PROPAGATORS is {propagators:?}: callers' traces are read from tracecontext."
+        ));
     }
     Ok(())
+}
+
+/// The first of these variables that is set.
+fn first_of(names: [&str; 2]) -> Option<(&str, String)> {
+    names.into_iter().find_map(|name| Some((name, read(name)?)))
 }
 
 /// Which traces are kept: what the variable says, read by the SDK, or our ratio for traces that begin
@@ -100,8 +115,9 @@ pub(super) fn resource(settings: &Settings<'_>) -> Resource {
 }
 
 /// How long one export may take.
-pub(super) fn deadline() -> Duration {
+pub(super) fn deadline() -> Result<Duration, String> {
     let names = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
-    let ms = names.into_iter().find_map(read).and_then(|ms| ms.trim().parse().ok());
-    ms.map_or(EXPORT_DEADLINE, Duration::from_millis)
+    let Some((name, ms)) = first_of(names) else { return Ok(EXPORT_DEADLINE) };
+    let parsed = ms.trim().parse().map(Duration::from_millis);
+    parsed.map_err(|_| format!("{name} is a number of milliseconds, not {ms:?}."))
 }

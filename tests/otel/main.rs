@@ -340,6 +340,9 @@ fn what_cannot_work_is_refused_at_the_start() {
         ("OARLOCK_TRACES_ENDPOINT", "https://127.0.0.1:4318", "http://host:port"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
         ("OTEL_TRACES_SAMPLER", "xray", "always_on"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "otlp"),
+        ("OTEL_PROPAGATORS", "b3", "tracecontext"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "milliseconds"),
     ] {
         assert!(refusal(&config, (name, value)).contains(told), "{name}");
     }
