@@ -42,9 +42,13 @@ const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
 /// take as long as an election.
 const ROWS_MADE_AT_ONCE: usize = 2_048;
 
-/// Rows that are made and wait for the writer; when more change meanwhile they stay marks, which need
-/// less memory.
-const ROWS_MADE_EARLY_MAX: usize = 65_536;
+/// Rows that wait for the writer and let it work without pauses: it is slower than what changes.
+const ROWS_WAITING_MANY: usize = 65_536;
+
+/// Rows that are made and wait for the writer, some 300 bytes each; when more change meanwhile they stay
+/// marks. So high because a snapshot begins with all rows of one moment: what is not made by then is
+/// made in one go, and with 1,000,000 new locks that took as long as an election.
+const ROWS_MADE_EARLY_MAX: usize = 1 << 20;
 
 /// Hears events and outcomes of each applied entry, in log order, on every node. Must not block.
 pub type EventSink = Box<dyn Fn(Vec<Event>, &[Outcome]) + Send + Sync>;
@@ -246,7 +250,7 @@ impl Shared {
         let hurried = |state: &mut State| {
             state.stop
                 || state.broken
-                || state.made_early.len() >= ROWS_MADE_EARLY_MAX
+                || state.made_early.len() >= ROWS_WAITING_MANY
                 || state.jobs.iter().any(|job| matches!(job, Job::Install { .. }))
         };
         let waited = self.wake.wait_timeout_while(self.lock(), pause, |state| !hurried(state));
